@@ -1,0 +1,1 @@
+"""What is allowed: model, load, narrow, lint, digest, presets. Pure: no I/O but reading files."""

@@ -1,0 +1,37 @@
+"""Which paths a pattern of policy names. Both decide/ and the launcher ask here, so that they agree."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# R75: directories of secrets that no workspace may be, contain at its top, or lie in.
+SECRET_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".config/gcloud")
+
+
+@lru_cache(maxsize=1024)
+def _pattern(glob: str) -> re.Pattern[str]:
+    out = ""
+    for part in re.split(r"(\*\*|\*|\?)", glob):
+        out += {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re.escape(part)
+    return re.compile(out, re.DOTALL)
+
+
+def path_matches(path: str, globs: Iterable[str]) -> str | None:
+    """The first pattern that names `path` (a real absolute path), or None. `*` stays within one component."""
+    return next((g for g in globs if _pattern(g).fullmatch(path)), None)
+
+
+def inside(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or below it. Both are absolute and normalised."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def secret_part(path: str) -> str | None:
+    """The secret directory that `path` is or lies in, if any."""
+    padded = path.rstrip("/") + "/"
+    return next((d for d in SECRET_DIRECTORIES if f"/{d}/" in padded), None)

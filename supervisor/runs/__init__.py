@@ -1,0 +1,1 @@
+"""The story of a request: execute, sessions, registry and states, output spool."""

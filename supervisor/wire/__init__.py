@@ -1,0 +1,1 @@
+"""Every message across the privilege line, and their framing with file descriptors."""

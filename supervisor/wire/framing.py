@@ -1,0 +1,58 @@
+"""Packets with descriptors over SOCK_SEQPACKET (unix(7)), for the processes that own no event loop.
+
+The receiving side never keeps a descriptor that it did not expect: with a wrong count the message is a
+WireError and every descriptor is closed.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import Any
+
+from supervisor.wire.messages import MAX_FDS, MAX_MESSAGE, Message, Vocabulary, WireError, decode, encode
+
+_INT = array.array("i").itemsize
+_ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * _INT)  # one more than permitted, so that "too many" is seen
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A connected SOCK_SEQPACKET pair, close-on-exec, with room for the largest message."""
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for s in (a, b):
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MAX_MESSAGE)
+    return a, b
+
+
+def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
+    """Send one message. Raises OSError (BlockingIOError when the peer does not read), WireError if too large."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([encode(message)], rights)
+
+
+def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]] | None:
+    """The next message and its descriptors, or None at the peer's end.
+
+    Raises WireError for anything that is not one of `permitted`, with all received descriptors closed;
+    BlockingIOError on a non-blocking socket with nothing to read.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            got = array.array("i")
+            got.frombytes(payload[: len(payload) - len(payload) % _INT])
+            fds.extend(got)
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise WireError("truncated packet")
+        if not data:
+            if fds:
+                raise WireError("descriptors without a message")
+            return None
+        return decode(data, permitted, len(fds)), fds
+    except WireError:
+        for fd in fds:
+            os.close(fd)
+        raise
