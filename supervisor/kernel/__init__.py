@@ -1,0 +1,1 @@
+"""The only ctypes and raw system calls of Stockade. Silent: everything here raises OSError."""
