@@ -3,14 +3,20 @@
     StockadeError                    code, HTTP status, exit status, retry
     ├── InvalidRequest               malformed body, wrong type, unknown field, bad value
     │   ├── WorkspaceRefused         missing, not a directory, symlink, foreign owner, outside the granted roots
-    │   └── CommandNotStarted        argv[0] not found, not executable, not a program
+    │   ├── CommandNotStarted        argv[0] not found, not executable, not a program
+    │   ├── Malformed                not HTTP, not UTF-8, not JSON (400)
+    │   ├── UnsupportedMedia         a body that is not declared as what the route takes (415)
+    │   └── RequestTimeout           a request that does not arrive in time (408)
     ├── Denied                       policy says no
-    │   └── SelfViewOnly             a caller inside one of Stockade's own cgroups
+    │   ├── SelfViewOnly             a caller inside one of Stockade's own cgroups
+    │   └── CallerUnknown            the kernel could not say who is calling
     ├── NotFound                     no such run, session, route
+    │   └── MethodNotAllowed         the route exists, not with this method (405)
     ├── Conflict                     state does not permit this now
     │   ├── Stopped                  the emergency stop is on
     │   └── IdempotencyMismatch      same key, other request
     ├── TooLarge                     body, argv, environment, policy file over its bound
+    │   └── HeadersTooLarge          the head of an HTTP request (431)
     ├── LimitReached                 rate, concurrency, sessions
     ├── Unavailable                  something that must work does not
     │   ├── AuditUnavailable         the record cannot be made durable, so nothing runs
@@ -103,6 +109,25 @@ class CommandNotStarted(InvalidRequest):
     title = "The command could not be started"
 
 
+class Malformed(InvalidRequest):
+    code = "malformed"
+    title = "The request cannot be read"
+    status = 400
+
+
+class UnsupportedMedia(InvalidRequest):
+    code = "unsupported_media"
+    title = "The body is of a type that is not taken here"
+    status = 415
+
+
+class RequestTimeout(InvalidRequest):
+    code = "request_timeout"
+    title = "The request did not arrive in time"
+    status = 408
+    retry: ClassVar[Retry] = "later"
+
+
 class Denied(StockadeError):
     code = "denied"
     title = "Policy does not allow this"
@@ -116,11 +141,23 @@ class SelfViewOnly(Denied):
     retry: ClassVar[Retry] = "never"
 
 
+class CallerUnknown(Denied):
+    code = "caller_unknown"
+    title = "The kernel could not say who is calling"
+    retry: ClassVar[Retry] = "later"
+
+
 class NotFound(StockadeError):
     code = "not_found"
     title = "There is no such thing"
     status = 404
     retry: ClassVar[Retry] = "after_change"
+
+
+class MethodNotAllowed(NotFound):
+    code = "method_not_allowed"
+    title = "The route does not know this method"
+    status = 405
 
 
 class Conflict(StockadeError):
@@ -148,6 +185,12 @@ class TooLarge(StockadeError):
     title = "Over a size bound"
     status = 413
     retry: ClassVar[Retry] = "after_change"
+
+
+class HeadersTooLarge(TooLarge):
+    code = "headers_too_large"
+    title = "The head of the request is over its bound"
+    status = 431
 
 
 class LimitReached(StockadeError):
