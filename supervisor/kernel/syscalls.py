@@ -119,6 +119,8 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "tgkill": (234, 131),
     "umount2": (166, 39),
     "unshare": (272, 97),
+    "uprobe": (336, None),
+    "uretprobe": (335, None),
     "userfaultfd": (323, 282),
     "vfork": (58, None),
     "waitid": (247, 95),
