@@ -1,0 +1,345 @@
+"""Every key of policy, declared once: type, unit, default, meaning, enforcer and probe.
+
+docs/policy.md is generated from here (reference.py), and a test walks these keys and fails on one without
+enforcer and probe. Strict, frozen, no unknown key. Values come out in the units of policy.snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+from supervisor.policy import fields as f
+from supervisor.policy import paths
+from supervisor.policy.narrow import LAYERS, NETWORKS, OWNERS, ROLES, WORKSPACE
+
+_BYTES, _COUNT, _TIME = "bytes", "count", "time"
+_PATHS = "list of paths"
+
+CEILING_LIMITS = {
+    "memory": "64G",
+    "cpu": "6400%",
+    "processes": 65_536,
+    "files": 1_048_576,
+    "output": "16G",
+    "disk": "1T",
+    "tmp": "64G",
+    "timeout": "168h",
+    "idle_timeout": "none",
+}
+
+
+# Below these the host's own directories stay out of reach: /tmp, /home/agent and /dev/shm are private to a session.
+CEILING_WRITE = [WORKSPACE, "/tmp", "/home/agent", "/dev/shm"]  # noqa: S108
+CEILING_EXECUTE = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", *CEILING_WRITE]
+CEILING_WORKSPACES = ["/home/*/**", "/srv/**", "/tmp/**", "/var/tmp/**", "/mnt/**", "/media/**"]  # noqa: S108
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
+
+
+class Limits(Table):
+    memory: Annotated[int, f.limit("memory")] = f.key(
+        "1G",
+        "Memory of a run with everything the kernel charges to it: pages, page cache, tmpfs, kernel objects. No swap.",
+        unit=_BYTES,
+        enforcer="cgroup memory.max (v1: memory.limit_in_bytes), swap 0",
+        probe="memory",
+    )
+    cpu: Annotated[int, f.limit("cpu")] = f.key(
+        "200%",
+        "CPU time per wall time, in percent of one CPU; 200% is two CPUs all the time.",
+        unit="percent",
+        enforcer="cgroup cpu.max (v1: cpu.cfs_quota_us)",
+        probe="cpu",
+    )
+    processes: Annotated[int, f.limit("processes")] = f.key(
+        256,
+        "Processes and threads of a run that exist at once.",
+        unit=_COUNT,
+        enforcer="cgroup pids.max",
+        probe="processes",
+    )
+    files: Annotated[int, f.limit("files")] = f.key(
+        1024,
+        "File descriptors that one process may have open.",
+        unit=_COUNT,
+        enforcer="RLIMIT_NOFILE, setrlimit(2)",
+        probe="files",
+    )
+    output: Annotated[int, f.limit("output")] = f.key(
+        "16M",
+        "Bytes on standard output and standard error together. At the limit the run ends with cause `output`.",
+        unit=_BYTES,
+        enforcer="the main process, which counts what it reads from the run",
+        probe="output",
+    )
+    disk: Annotated[int, f.limit("disk")] = f.key(
+        "1G",
+        "Bytes that a run may write to disk; no single file may grow beyond it. At the limit the run ends with "
+        "cause `disk`.",
+        unit=_BYTES,
+        enforcer="the launcher, which measures; RLIMIT_FSIZE for a single file",
+        probe="disk",
+    )
+    tmp: Annotated[int, f.limit("tmp")] = f.key(
+        "256M",
+        "Size of each private file system of a session: /tmp, the home directory and /dev/shm.",
+        unit=_BYTES,
+        enforcer="tmpfs size=, tmpfs(5)",
+        probe="tmp",
+    )
+    timeout: Annotated[int, f.limit("timeout_ms")] = f.key(
+        "60s",
+        "Wall time of a run. At the deadline its whole tree is killed, with cause `timeout`.",
+        unit=_TIME,
+        enforcer="the launcher's timer and cgroup.kill",
+        probe="timeout",
+    )
+    idle_timeout: Annotated[int, f.limit("idle_timeout_ms")] = f.key(
+        "none",
+        'Wall time without a byte of output after which a run is killed, with cause `idle_timeout`; "none" for no '
+        "such limit.",
+        unit='time or "none"',
+        enforcer="the main process's timer and cgroup.kill",
+        probe="idle_timeout",
+    )
+
+
+class Profile(Table):
+    """A named confinement: what may be read, written, executed, reached, and how much of everything."""
+
+    read: Annotated[tuple[Annotated[str, f.path_item(paths.read_refused)], ...], f.LIST] = f.key(
+        ...,
+        "What may be read, beside what may be written. A path that the host does not have is left out and the "
+        "receipt says so.",
+        unit=_PATHS,
+        enforcer="the mount tree; Landlock READ_FILE and READ_DIR",
+        probe="read_outside",
+    )
+    write: Annotated[tuple[Annotated[str, f.path_item(paths.write_refused)], ...], f.LIST] = f.key(
+        [],
+        "What may be written; reading is implied. /tmp is private to the session. The home directory /home/agent "
+        "and /dev/shm are private too and always writable.",
+        unit=_PATHS,
+        enforcer="read-only mounts elsewhere; Landlock WRITE_FILE, MAKE_*, REMOVE_*, TRUNCATE, REFER",
+        probe="write_outside",
+    )
+    execute: Annotated[tuple[Annotated[str, f.path_item(paths.execute_refused)], ...], f.LIST] = f.key(
+        ...,
+        "Where execve(2) may find programs, for the whole tree of a run. The dynamic loader and interpreters need "
+        "an entry too, and what they load or interpret is bound by `read`, not by this list.",
+        unit=_PATHS,
+        enforcer="Landlock EXECUTE",
+        probe="exec_outside",
+    )
+    network: Annotated[str, f.one_of(*NETWORKS)] = f.key(
+        "none",
+        '"none": no interface is up. "loopback": the session\'s own loopback, which nothing else is connected to.',
+        unit=" or ".join(f'"{n}"' for n in NETWORKS),
+        enforcer="a network namespace of the session's own; seccomp on socket(2)",
+        probe="network",
+    )
+    limits: Limits = Field(default_factory=Limits, description="Upper bounds of one run.")
+    required: Annotated[tuple[Annotated[str, f.one_of(*LAYERS)], ...], f.LIST] = f.key(
+        ["landlock", "seccomp", "namespaces", "cgroup.memory", "cgroup.pids"],
+        "Layers without which the profile is refused. A layer that is not listed is still used where the host has it, "
+        "and the receipt says which were.",
+        unit="list of " + ", ".join(LAYERS),
+        enforcer="the launcher, before it serves the profile and at each session",
+        probe="required",
+    )
+    env: Annotated[tuple[tuple[str, str], ...], PlainValidator(f.environment)] = f.key(
+        {},
+        "Environment variables that every run starts with. Nothing is inherited from the service.",
+        unit="table of text",
+        enforcer="an environment built from nothing, environ(7)",
+        probe="env",
+    )
+    shell: Annotated[str, PlainValidator(f.shell_path)] = f.key(
+        "/bin/sh",
+        "The program that runs a request's `script`, called as SHELL -c SCRIPT.",
+        unit="path",
+        enforcer="the argument list that the launcher executes",
+        probe="shell",
+    )
+    workspace_owner: Annotated[str, f.one_of(*OWNERS)] = f.key(
+        "mapped",
+        '"mapped": files made in the workspace belong to its owner, through an id-mapped mount; a workspace on a file '
+        'system that cannot do so is refused. "shared": no mapping, for such file systems; the workspace itself must '
+        "let the session's uid in.",
+        unit=" or ".join(f'"{o}"' for o in OWNERS),
+        enforcer="mount_setattr(2) MOUNT_ATTR_IDMAP",
+        probe="workspace_owner",
+    )
+
+
+class Caller(Table):
+    """Who may use the socket. The kernel says who a caller is; the first entry that matches counts."""
+
+    unit: Annotated[str | None, f.optional(f.unit_name)] = f.key(
+        None,
+        "The systemd system unit that the calling process runs in. Exactly one of unit, uid, user and group is given.",
+        unit="name of a .service, .scope or .slice",
+        enforcer="admission by SO_PEERPIDFD or SO_PEERCRED, unix(7)",
+        probe="admission",
+    )
+    uid: Annotated[int | None, f.optional(f.a_count(0, 2**32 - 2))] = f.key(
+        None,
+        "The calling process's effective uid, as a number.",
+        unit=_COUNT,
+        enforcer="admission by SO_PEERCRED, unix(7)",
+        probe="admission",
+    )
+    user: Annotated[str | None, f.optional(f.account)] = f.key(
+        None,
+        "The same by name; the name is looked up when the policy is loaded and must exist.",
+        unit="user name",
+        enforcer="admission by SO_PEERCRED, unix(7)",
+        probe="admission",
+    )
+    group: Annotated[str | None, f.optional(f.account)] = f.key(
+        None,
+        "A group that the calling process has, primary or supplementary; it must exist when the policy is loaded.",
+        unit="group name",
+        enforcer="admission by SO_PEERGROUPS, unix(7)",
+        probe="admission",
+    )
+    role: Annotated[str, f.one_of(*ROLES)] = f.key(
+        ...,
+        "viewer: sees its own runs and the status. operator: starts, sees and ends its own. administrator: all of "
+        "everybody's, reload and emergency stop too.",
+        unit=" or ".join(f'"{r}"' for r in ROLES),
+        enforcer="admission of every request",
+        probe="admission",
+    )
+    workspaces: Annotated[tuple[Annotated[str, PlainValidator(f.workspace_pattern)], ...], f.LIST] = f.key(
+        [],
+        "Directories that this caller may hand in as workspaces, compared with the real path. `*` stays within one "
+        "component, `**` does not. The directory must belong to the caller unless any_owner is true; one that "
+        "belongs to root is never accepted.",
+        unit="list of path patterns",
+        enforcer="admission, and again the launcher on the opened directory",
+        probe="admission",
+    )
+    profiles: Annotated[tuple[Annotated[str, PlainValidator(f.named)], ...], f.LIST] = f.key(
+        [],
+        "Profiles that this caller may use; the first is what a request without a profile gets.",
+        unit="list of profile names",
+        enforcer="admission, and again the launcher",
+        probe="admission",
+    )
+    any_owner: bool = f.key(
+        False,
+        "Whether workspaces of other users (never of root) are accepted.",
+        unit="true or false",
+        enforcer="admission, and again the launcher on the opened directory",
+        probe="admission",
+    )
+
+
+class Service(Table):
+    """Bounds of the whole service. Only policy.toml may have it."""
+
+    sessions: Annotated[int, f.count(1, 65_536)] = f.key(
+        256,
+        "Sessions that may be open at once.",
+        unit=_COUNT,
+        enforcer="admission",
+        probe="service",
+    )
+    runs: Annotated[int, f.count(1, 65_536)] = f.key(
+        64,
+        "Runs that may be executing at once.",
+        unit=_COUNT,
+        enforcer="admission",
+        probe="service",
+    )
+    session_idle: Annotated[int, PlainValidator(f.session_idle)] = f.key(
+        "10m",
+        "After this time without a run a session is closed.",
+        unit=_TIME,
+        enforcer="the main process's timer",
+        probe="service",
+    )
+    uid_range: Annotated[tuple[int, int], PlainValidator(f.uid_range)] = f.key(
+        [1_900_000_000, 65_536],
+        "The uids that sessions run under, each its own: the first, and how many. Keep accounts of the host out of it; a "
+        "caller in it is refused.",
+        unit="[first, how many]",
+        enforcer="setresuid(2) in the session, out of this range only",
+        probe="service",
+    )
+
+    @model_validator(mode="after")
+    def _a_uid_for_each_session(self) -> Service:
+        if self.uid_range[1] < self.sessions:
+            raise f.refuse(
+                f"{self.sessions} sessions, but uid_range has only {self.uid_range[1]} uids", "a uid for each session"
+            )
+        return self
+
+
+def _ceiling_limits(given: Any) -> Any:
+    return {**CEILING_LIMITS, **given} if isinstance(given, dict) else given
+
+
+class Ceiling(Table):
+    """The most that any profile or caller may be granted, in every file. Only policy.toml may have it."""
+
+    read: Annotated[tuple[Annotated[str, f.path_item(paths.read_refused, ceiling=True)], ...], f.LIST] = f.key(
+        ["/"],
+        "Profiles may read only below these.",
+        unit=_PATHS,
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+    write: Annotated[tuple[Annotated[str, f.path_item(paths.write_refused, ceiling=True)], ...], f.LIST] = f.key(
+        CEILING_WRITE,
+        "Profiles may write only below these.",
+        unit=_PATHS,
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+    execute: Annotated[tuple[Annotated[str, f.path_item(paths.execute_refused, ceiling=True)], ...], f.LIST] = f.key(
+        CEILING_EXECUTE,
+        "Profiles may execute only below these.",
+        unit=_PATHS,
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+    network: Annotated[str, f.one_of(*NETWORKS)] = f.key(
+        "loopback",
+        "The widest network of a profile.",
+        unit=" or ".join(f'"{n}"' for n in NETWORKS),
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+    limits: Annotated[Limits, BeforeValidator(_ceiling_limits)] = f.key(
+        {},
+        "The largest limits of a profile; the keys are those of `profiles.*.limits`. Each limit that is not given has "
+        "the value " + ", ".join(f"{k} {v}" for k, v in CEILING_LIMITS.items()) + ".",
+        unit="table of limits",
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+    workspaces: Annotated[tuple[Annotated[str, PlainValidator(f.workspace_pattern)], ...], f.LIST] = f.key(
+        CEILING_WORKSPACES,
+        "The widest workspace patterns of a caller: each of a caller's patterns must lie within one of these.",
+        unit="list of path patterns",
+        enforcer="the loader: the policy is refused",
+        probe="ceiling",
+    )
+
+
+class Policy(Table):
+    """A policy file."""
+
+    service: Service = Field(default_factory=Service)
+    ceiling: Ceiling = Field(default_factory=Ceiling)
+    profiles: Annotated[dict[Annotated[str, PlainValidator(f.named)], Profile], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    callers: Annotated[tuple[Caller, ...], f.listing(4096)] = ()
