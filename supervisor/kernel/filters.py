@@ -7,8 +7,8 @@ a system call invented after this file was written is not granted by it. Three a
   deny     EPERM: programs should see that they may not
   absent   ENOSYS: programs have a fallback, or nobody has used it for twenty years
 
-`refuse` then takes arguments away from allowed calls. It is a second program, because libseccomp drops a condition
-when the same call is also allowed without one; the kernel takes the stricter of two programs' answers (seccomp(2)).
+`refuse` takes arguments away from allowed calls and is asked first. It is compiled on its own, because libseccomp drops
+a condition when the same call is also allowed without one.
 A foreign architecture (int $0x80, x32) is killed: its numbers mean other calls, and no program here needs it.
 
 Pointers cannot be followed by a filter. So calls whose arguments stand in memory are absent: clone3 (flags), openat2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import struct
 from functools import cache
 
 import pyseccomp
@@ -403,10 +404,19 @@ def test_the_auditor_can_append_but_not_cut_or_remove(arch: str) -> None:
 
 
 def test_stacked_programs_answer_with_the_strictest() -> None:
-    """The simulator itself: an ERRNO of either program wins over ALLOW of the other."""
-    first, second = programs("tool", "x86_64")
+    """The simulator itself: whatever the order, an ERRNO of either program wins over ALLOW of the other."""
+    (program,) = programs("tool", "x86_64")
+    allow = struct.pack("=HBBI", seccomp.BPF_RET_K, 0, 0, seccomp.SECCOMP_RET_ALLOW)
     nr = known("x86_64")["chmod"]
-    assert describe(simulate(first, "x86_64", nr, (0, 0o4755))) == "allow"
-    assert describe(simulate(second, "x86_64", nr, (0, 0o4755))) == errno.EPERM
-    assert describe(simulate_all((first, second), "x86_64", nr, (0, 0o4755))) == errno.EPERM
-    assert describe(simulate_all((second, first), "x86_64", nr, (0, 0o4755))) == errno.EPERM
+    for both in ((program, allow), (allow, program)):
+        assert describe(simulate_all(both, "x86_64", nr, (0, 0o4755))) == errno.EPERM
+        assert describe(simulate_all(both, "x86_64", nr, (0, 0o755))) == "allow"
+
+
+def test_a_chained_program_never_allows_on_the_word_of_the_refusals_alone() -> None:
+    """Every allowing return stands in the allow list's part; a refusal that does not match goes on to it."""
+    first = struct.pack("=HBBI", seccomp.BPF_RET_K, 0, 0, seccomp.SECCOMP_RET_ALLOW)
+    then = struct.pack("=HBBI", seccomp.BPF_RET_K, 0, 0, 0x50000 | errno.ENOSYS)
+    for nr in range(10):
+        assert describe(simulate(seccomp._chain(first, then), "x86_64", nr)) == errno.ENOSYS
+        assert describe(simulate(seccomp._chain(then, first), "x86_64", nr)) == errno.ENOSYS
