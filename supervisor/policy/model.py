@@ -6,7 +6,7 @@ enforcer and probe. Strict, frozen, no unknown key. Values come out in the units
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
@@ -266,8 +266,8 @@ class Service(Table):
     )
     uid_range: Annotated[tuple[int, int], PlainValidator(f.uid_range)] = f.key(
         [1_900_000_000, 65_536],
-        "The uids that sessions run under, each its own: the first, and how many. Keep accounts of the host out of it; a "
-        "caller in it is refused.",
+        "The uids that sessions run under, each its own: the first, and how many. Keep accounts of the host out of it; "
+        "a caller in it is refused.",
         unit="[first, how many]",
         enforcer="setresuid(2) in the session, out of this range only",
         probe="service",
@@ -342,4 +342,4 @@ class Policy(Table):
     profiles: Annotated[dict[Annotated[str, PlainValidator(f.named)], Profile], Field(max_length=64)] = Field(
         default_factory=dict
     )
-    callers: Annotated[tuple[Caller, ...], f.listing(4096)] = ()
+    callers: Annotated[tuple[Caller, ...], f.listing(4096)] = Field(default=cast("Any", []))  # validated to a tuple

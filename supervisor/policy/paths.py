@@ -7,6 +7,7 @@ launcher with descriptors.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from supervisor.policy import globs
 from supervisor.policy.match import inside, secret_part
@@ -93,6 +94,7 @@ def _never(path: str, *, ceiling: bool) -> str | None:
     return None
 
 
+@lru_cache(maxsize=256)
 def workspace_refused(pattern: str) -> str | None:
     """A workspace pattern that names a system directory, one above or below it, or a directory of secrets."""
     wrong = form(pattern)

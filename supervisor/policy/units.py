@@ -29,7 +29,7 @@ EXPECTED: dict[Unit, str] = {
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TIMES = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
-_WRITTEN = re.compile(r"([0-9]{1,15})(\D{0,3})", re.ASCII)
+_WRITTEN = re.compile(r"([0-9]{1,16})(\D{0,3})", re.ASCII)
 
 
 def parse(unit: Unit, value: object) -> int:
