@@ -1,0 +1,159 @@
+"""`stockade policy`: what is allowed, on disk and in force."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import supervisor
+from supervisor import errors
+from supervisor.cli import show
+from supervisor.cli.common import EXIT_FAILED, client, json_option, socket_option
+from supervisor.layout import Layout, layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from supervisor.policy.snapshot import Snapshot
+
+
+@click.group()
+@socket_option
+def policy() -> None:
+    """Check the policy on disk, show the one in force, load the new one.
+
+    \b
+    Examples:
+      stockade policy check && stockade policy reload
+      stockade policy show --json | jq '.profiles[].limits'
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _OneFile(Layout):
+    """The layout of a policy file by itself, without drop-ins."""
+
+    file: str
+
+    @property
+    def policy(self) -> str:
+        return self.file
+
+    @property
+    def policy_d(self) -> str:
+        return "/proc/policy.d"  # never exists
+
+
+def place(path: str | None) -> Layout:
+    """Where to read: a directory (or its policy.toml) with its drop-ins, or any other file by itself."""
+    installed = layout()
+    if path is None:
+        return installed
+    found = os.path.abspath(path)
+    if os.path.basename(found) == "policy.toml":
+        found = os.path.dirname(found)
+    others = (installed.run, installed.state, installed.log, installed.instance)
+    return Layout(found, *others) if os.path.isdir(found) else _OneFile(os.path.dirname(found), *others, found)
+
+
+@policy.command()
+@click.argument("path", metavar="[FILE|DIR]", required=False, type=click.Path())
+@json_option
+def check(*, path: str | None, as_object: bool) -> None:
+    """Check policy files without a service: every finding as FILE:LINE: KEY: what is wrong, what was expected.
+
+    Default: /etc/stockade with its drop-ins. A FILE not named policy.toml is checked by itself. Files must belong
+    to root or to you. Profiles are not proved here: `stockade policy reload` does that.
+
+    \b
+    Exit status: 0 valid; 1 findings.
+
+    \b
+    Examples:
+      stockade policy check
+      stockade policy check ./policy.toml
+    """
+    from supervisor.policy.load import load
+
+    where = place(path)
+    try:
+        snapshot = load(where, trusted_uid=os.geteuid())
+    except errors.PolicyInvalid as e:
+        findings = e.extra["findings"]
+        text = "\n".join([*map(show.finding_line, findings), e.detail.partition(":")[0]])
+        show.emit({"valid": False, "findings": findings}, text, as_object=as_object)
+        raise click.exceptions.Exit(EXIT_FAILED) from e
+    answer = {"valid": True, "findings": [], "digest": snapshot.digest(), "files": [f for f, _ in snapshot.files]}
+    show.emit(answer, "\n".join(_summary(snapshot)), as_object=as_object)
+
+
+def _summary(snapshot: Snapshot) -> Iterator[str]:
+    yield f"valid: {', '.join(show.safe(file) for file, _ in snapshot.files)}"
+    yield f"profiles: {', '.join(p.name for p in snapshot.profiles) or '-'}"
+    yield f"callers: {len(snapshot.callers)}"
+    yield f"digest: {snapshot.digest()}"
+
+
+@policy.command("show")
+@json_option
+@socket_option
+def show_policy(*, as_object: bool) -> None:
+    """Show the policy in force, as the service compiled it.
+
+    \b
+    Example:
+      stockade policy show
+    """
+    from supervisor.cli.service import flat
+
+    answer = client().call("GET", "/v1/policy")
+    show.emit(answer, "\n".join(flat(answer)), as_object=as_object)
+
+
+@policy.command()
+@json_option
+@socket_option
+def reload(*, as_object: bool) -> None:
+    """Load the policy on disk: parse, prove every profile, then serve it. On any finding the old one goes on serving.
+
+    \b
+    Exit status: 0 loaded; 1 refused, with the findings on stderr.
+
+    \b
+    Example:
+      stockade policy reload
+    """
+    answer = client(timeout=300.0).call("POST", "/v1/policy/reload")
+    show.emit(answer, f"loaded: {answer.get('digest', '?')}", as_object=as_object)
+
+
+@policy.command()
+@json_option
+def presets(*, as_object: bool) -> None:
+    """List the policies that come with Stockade, to start from.
+
+    \b
+    Example:
+      stockade policy presets
+    """
+    found = list(_presets())
+    rows = [(p["name"], p["about"], p["file"]) for p in found]
+    show.emit({"presets": found}, show.table(("PRESET", "ABOUT", "FILE"), rows), as_object=as_object)
+
+
+def _presets() -> Iterator[dict[str, Any]]:
+    """The *.toml of the first directory that exists: beside the package (a checkout), then where it is installed."""
+    checkout = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(supervisor.__file__))), "policies")
+    for directory in (checkout, os.path.join(sys.prefix, "share/stockade/policies"), "/usr/share/stockade/policies"):
+        if not os.path.isdir(directory):
+            continue
+        for name in sorted(n for n in os.listdir(directory) if n.endswith(".toml")):
+            file = os.path.join(directory, name)
+            with open(file, encoding="utf-8") as f:
+                first = f.readline().lstrip("# ").strip()
+            yield {"name": name.removesuffix(".toml"), "about": first, "file": file}
+        return

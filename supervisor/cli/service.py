@@ -1,0 +1,123 @@
+"""Commands on the service as a whole: status, events, stop, resume, serve."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli import show
+from supervisor.cli.common import client, json_option, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@click.command()
+@json_option
+@socket_option
+def status(*, as_object: bool) -> None:
+    """Is the service well: version, policy in force, sessions, runs, refused profiles.
+
+    \b
+    Exit status: 0 it serves; 1 it is stopped, or cannot be reached.
+
+    \b
+    Examples:
+      stockade status
+      stockade status --json | jq .policy
+    """
+    answer = client().call("GET", "/v1/status")
+    show.emit(answer, "\n".join(flat(answer)), as_object=as_object)
+    if answer.get("stopped"):
+        raise click.exceptions.Exit(1)
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """One line for each leaf: `policy.digest: 3f2c…`; lists of plain values on one line."""
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict) and item:
+            yield from flat(item, f"{name}.")
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            for number, member in enumerate(item):
+                yield from flat(member, f"{name}[{number}].")
+        elif isinstance(item, (list, dict)):
+            yield f"{name}: {', '.join(show.safe(x) for x in item) or '-'}"
+        else:
+            yield f"{name}: {_plain(item)}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == "" else show.safe(value)
+
+
+@click.command()
+@json_option
+@socket_option
+def events(*, as_object: bool) -> None:
+    """Follow what happens: decisions, ends of runs, sessions, policy. Ctrl-C leaves.
+
+    \b
+    Examples:
+      stockade events
+      stockade events --json | jq -c 'select(.event == "run_ended")'
+    """
+    for name, data in client(timeout=None).events():
+        if as_object:
+            click.echo(json.dumps({"event": name, "data": data}))
+        else:
+            members = data.items() if isinstance(data, dict) else [("data", data)]
+            said = " ".join(f"{k}={_short(v)}" for k, v in members if v not in (None, "", [], {}))
+            click.echo(f"{time.strftime('%H:%M:%S')} {show.safe(name)} {said}")
+
+
+def _short(value: Any) -> str:
+    return show.safe(value if isinstance(value, (str, int, float)) else json.dumps(value, separators=(",", ":")))
+
+
+@click.command()
+@click.option("--reason", metavar="TEXT", help="Why, for the audit log.")
+@json_option
+@socket_option
+def stop(*, reason: str | None, as_object: bool) -> None:
+    """Emergency stop: kill every run and session now; nothing starts until `stockade resume`.
+
+    \b
+    Example:
+      stockade stop --reason "agent 7 deletes files"
+    """
+    answer = client().call("POST", "/v1/stop", {"reason": reason or ""})
+    killed = f"{answer.get('runs', 0)} runs and {answer.get('sessions', 0)} sessions were killed"
+    show.emit(answer, f"stopped: {killed}; `stockade resume` lets runs start again", as_object=as_object)
+
+
+@click.command()
+@json_option
+@socket_option
+def resume(*, as_object: bool) -> None:
+    """Let runs start again after `stockade stop`.
+
+    \b
+    Example:
+      stockade resume
+    """
+    show.emit(client().call("POST", "/v1/resume"), "resumed", as_object=as_object)
+
+
+@click.command()
+@click.option("--root", metavar="DIR", type=click.Path(), help="Put etc, run, state and log below DIR.")
+def serve(*, root: str | None) -> None:
+    """Run the service in the foreground. Started by systemd as root; see stockade.service.
+
+    \b
+    Example:
+      sudo stockade serve --root /tmp/stockade
+    """
+    from supervisor.daemon import serve as daemon
+
+    raise click.exceptions.Exit(daemon(root))
