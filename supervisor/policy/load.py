@@ -178,8 +178,9 @@ class _Compiler:
                 self._say(file, (*loc, "workspaces", v.index or 0), said, f"within one of {v.bound}")
         if caller is None:
             return
-        if caller.uid is not None and caller.uid in uids:
-            self._say(file, loc, f"uid {caller.uid} is in service.uid_range: a session would be this caller")
+        for number in (caller.uid, caller.gid):
+            if number is not None and number in uids:
+                self._say(file, loc, f"{number} is in service.uid_range: a session would be this caller")
         if caller.uid == 0 and caller.workspaces and not caller.any_owner:
             said = "root owns no workspace that is ever accepted, so none of these can be used"
             self._say(file, (*loc, "workspaces"), said, "any_owner = true, or no workspaces")

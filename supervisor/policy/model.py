@@ -78,15 +78,15 @@ class Limits(Table):
     )
     disk: Annotated[int, f.limit("disk")] = f.key(
         "1G",
-        "Bytes that a run may write to disk; no single file may grow beyond it. At the limit the run ends with "
-        "cause `disk`.",
+        "Bytes that a run may add to the file system of the workspace. No single file may grow beyond it. At the limit "
+        "the run ends with cause `disk`; it is looked at in intervals, so a fast writer may pass it by a little.",
         unit=_BYTES,
-        enforcer="the launcher, which measures; RLIMIT_FSIZE for a single file",
+        enforcer="the launcher, by statvfs(3) and proc_pid_io(5); RLIMIT_FSIZE for a single file",
         probe="disk",
     )
     tmp: Annotated[int, f.limit("tmp")] = f.key(
         "256M",
-        "Size of each private file system of a session: /tmp, the home directory and /dev/shm.",
+        "Size of a session's private file system, which /tmp, the home directory and /dev/shm share.",
         unit=_BYTES,
         enforcer="tmpfs size=, tmpfs(5)",
         probe="tmp",
@@ -177,7 +177,7 @@ class Profile(Table):
 
 
 class Caller(Table):
-    """Who may use the socket. The kernel says who a caller is; the first entry that matches counts."""
+    """Who may use the socket, as the kernel says. An entry by unit counts before one by uid, that before one by group."""
 
     unit: Annotated[str | None, f.optional(f.unit_name)] = f.key(
         None,
