@@ -44,4 +44,5 @@ def layout(root: str | None = None) -> Layout:
     # Two instances may live side by side in tests: the name is derived from the root, so that each
     # sweeps only its own cgroups after a crash.
     tag = f"{zlib.crc32(os.fsencode(base)):08x}"
-    return Layout(*(os.path.join(base, d) for d in ("etc", "run", "state", "log")), f"stockade-{tag}")
+    etc, run, state, log = (os.path.join(base, d) for d in ("etc", "run", "state", "log"))
+    return Layout(etc, run, state, log, f"stockade-{tag}")
