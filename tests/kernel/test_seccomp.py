@@ -17,15 +17,16 @@ import stat
 import struct
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyseccomp
 import pytest
-from child import Died, cloned, in_child, no_new_privs, outcome
 
 from supervisor.kernel import filters, seccomp
 from supervisor.kernel.syscalls import MACHINE, NR, call
+from tests.kernel.child import Died, cloned, in_child, no_new_privs, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ def confined(attempt: Callable[[], Any], name: str = "tool") -> Any:
 
 
 def number(name: str) -> int:
-    nr = NR.get(name, pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name))
+    nr = NR.get(name) or int(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name))
     assert nr >= 0, name
     return nr
 
@@ -122,7 +123,7 @@ NOT_TRIED_UNFILTERED = {"vhangup"}  # takes no argument and does its work
 
 
 def attempt_all() -> dict[str, int]:
-    return {name: outcome(lambda n=name, a=args: call(number(n), *a)) for name, args in DENIED.items()}
+    return {name: outcome(partial(call, number(name), *args)) for name, args in DENIED.items()}
 
 
 @x86_only
@@ -267,12 +268,12 @@ def opened(family: int, kind: int, protocol: int) -> int:
 def test_other_sockets_cannot_be_opened(which: str) -> None:
     family, kind, protocol = SOCKETS[which]
     for flags in (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK):
-        assert confined(lambda f=flags: opened(family, kind | f, protocol)) in REFUSALS
+        assert confined(partial(opened, family, kind | flags, protocol)) in REFUSALS
 
 
 def test_those_sockets_can_be_opened_without_the_filter() -> None:
     """The control, in one: a kernel may lack a family or two, but not all of them."""
-    free = {which for which, args in SOCKETS.items() if in_child(lambda a=args: opened(*a)) == 0}
+    free = {which for which, args in SOCKETS.items() if in_child(partial(opened, *args)) == 0}
     assert free >= {"netlink", "netlink, datagram", "raw", "raw tcp", "packet"}, free
 
 
@@ -299,7 +300,7 @@ def test_no_character_is_pushed_into_a_terminal() -> None:
     assert in_child(lambda: push(filters.TIOCSTI)) == [0, 0]
     assert in_child(lambda: push(filters.TIOCSTI | 1 << 32)) == [0, 0], "the kernel cuts the command at 32 bits"
     for high in (0, 1 << 32, 0xFFFFFFFF << 32):
-        assert confined(lambda h=high: push(filters.TIOCSTI | h)) == [errno.EPERM, 0]
+        assert confined(partial(push, filters.TIOCSTI | high)) == [errno.EPERM, 0]
 
 
 @pytest.mark.parametrize("command", [filters.TIOCLINUX, filters.TIOCCONS, filters.TIOCSETD])
@@ -327,8 +328,8 @@ def test_prctl_and_personality_keep_to_the_harmless() -> None:
     assert in_child(lambda: outcome(lambda: call("prctl", 9999, 0, 0, 0, 0))) == errno.EINVAL
     assert confined(lambda: outcome(lambda: call("prctl", name, b"new name", 0, 0, 0))) == 0
     for value, verdict in ((0xFFFFFFFF, 0), (0, 0), (0x40000, 0), (0x400000, errno.ENOSYS), (8, errno.ENOSYS)):
-        assert in_child(lambda v=value: outcome(lambda: call(persona, v))) == 0
-        assert confined(lambda v=value: outcome(lambda: call(persona, v))) == verdict
+        assert in_child(partial(outcome, partial(call, persona, value))) == 0
+        assert confined(partial(outcome, partial(call, persona, value))) == verdict
 
 
 def test_memory_files_are_not_executable_by_asking_and_huge_pages_are_out_of_reach() -> None:
