@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from supervisor.errors import StockadeError
+    from supervisor.policy.snapshot import Profile
     from supervisor.runs.output import Output
 
 RunState = Literal["pending", "running", "finished"]
@@ -70,6 +72,8 @@ class Session:
     used: float = field(default_factory=time.monotonic)
     live_runs: set[str] = field(default_factory=set)
     ended_cause: str | None = None
+    limits: dict[str, int] = field(default_factory=dict)  # what the session narrowed of its profile's
+    granted: Profile | None = None  # the profile as it was when the session was opened
 
 
 @dataclass(slots=True)
@@ -99,3 +103,4 @@ class Run:
     created: float = field(default_factory=time.time)
     finished: float | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
+    error: StockadeError | None = None  # why it never ran: not recorded, not started, launcher lost

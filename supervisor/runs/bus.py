@@ -1,0 +1,105 @@
+"""What happens, told to whoever listens. A listener that does not keep up is dropped, so that none costs memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.errors import LimitReached
+
+QUEUE = 256  # events that wait for one subscriber
+SUBSCRIBERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`kind`: run.started run.finished session.opened session.ended policy.reloaded policy.refused service.stopped
+    service.resumed, or as the last one of a subscription subscription.dropped.
+    """
+
+    id: int  # +1 with each event of this process
+    kind: str
+    time: float  # Unix time, seconds
+    uid: int | None  # whose it is; None concerns everybody
+    data: dict[str, Any]
+
+
+class Subscription:
+    """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped."""
+
+    def __init__(self, bus: Bus, uid: int | None) -> None:
+        self._bus = bus
+        self.uid = uid
+        self._queue: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._queue:
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._queue.popleft()
+
+    def close(self) -> None:
+        """No further event; what is queued can still be read."""
+        self._ended = True
+        self._bus.forget(self)
+        self._wake()
+
+    def push(self, event: Event) -> None:
+        if self.uid is not None and event.uid is not None and event.uid != self.uid:
+            return
+        if len(self._queue) >= QUEUE:
+            reason = f"more than {QUEUE} events waited"
+            self._queue.append(Event(event.id, "subscription.dropped", event.time, None, {"reason": reason}))
+            self.close()
+            return
+        self._queue.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Bus:
+    def __init__(self) -> None:
+        self._subscribers: list[Subscription] = []
+        self._last = 0
+
+    def subscribe(self, uid: int | None) -> Subscription:
+        """Events that concern everybody or this uid; with None everything. Raises LimitReached."""
+        if len(self._subscribers) >= SUBSCRIBERS:
+            raise LimitReached(
+                f"{SUBSCRIBERS} subscribers are listening", hint="close those that are not read", retry_after=5
+            )
+        subscription = Subscription(self, uid)
+        self._subscribers.append(subscription)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        if subscription in self._subscribers:
+            self._subscribers.remove(subscription)
+
+    def emit(self, kind: str, uid: int | None, **data: Any) -> None:
+        self._last += 1
+        if not self._subscribers:
+            return
+        event = Event(self._last, kind, time.time(), uid, data)
+        for subscription in tuple(self._subscribers):
+            subscription.push(event)
+
+    def close(self) -> None:
+        for subscription in tuple(self._subscribers):
+            subscription.close()
