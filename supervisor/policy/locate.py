@@ -56,7 +56,7 @@ class Lines:
             part = found[1]
             loc += (tomllib.loads(f"k={part}")["k"] if part[0] in "\"'" else part,)
             dotted = found[2] == "."
-            if loc in self._tables and (dotted or header == 1):
+            if loc in self._tables and dotted:
                 loc += (self._tables[loc] - 1,)  # [list.key] speaks about the last [[list]]
             elif header == 2 and not dotted:
                 self._at.setdefault(loc, self._line(pos))

@@ -44,6 +44,15 @@ def test_a_directory_that_others_can_write_is_refused(policy: PolicyFiles, which
     assert {f["file"] for f in policy.findings()} == {str(directory)}
 
 
+def test_a_parent_that_others_can_write_is_refused_unless_it_is_sticky(policy: PolicyFiles) -> None:
+    policy.write(GOOD)
+    parent = policy.main.parent.parent
+    parent.chmod(0o1777)
+    policy.load()
+    parent.chmod(0o777)
+    assert {f["file"] for f in policy.findings()} == {str(parent)}
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file away, which takes root")
 @pytest.mark.parametrize("which", ["file", "directory", "parent"])
 def test_what_belongs_to_somebody_else_is_refused(policy: PolicyFiles, which: str) -> None:

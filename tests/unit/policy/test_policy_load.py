@@ -160,6 +160,7 @@ def test_a_path_that_no_profile_may_name_is_refused(policy: PolicyFiles, key: st
     policy.write(text.replace("[profiles.x]\nread = []\nexecute = []\nwrite = []", _profile_x(key, path)))
     found = policy.finding()
     assert found["key"] == f"profiles.x.{key}[0]"
+    assert "[ceiling]" not in found["message"]
 
 
 def _profile_x(key: str, path: str) -> str:
