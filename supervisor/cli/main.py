@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -87,7 +87,12 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Carry out one command line and exit with its status."""
+    raise SystemExit(status_of(args))
+
+
+def status_of(args: Sequence[str] | None) -> int:
     """The exit status of one command line. Only what the user should read reaches stderr."""
     _own_standard_descriptors()
     try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-import supervisor
 from supervisor import errors
 from supervisor.cli import show
 from supervisor.cli.common import EXIT_FAILED, client, json_option, socket_option
@@ -132,28 +130,26 @@ def reload(*, as_object: bool) -> None:
 
 
 @policy.command()
+@click.argument("name", required=False)
 @json_option
-def presets(*, as_object: bool) -> None:
-    """List the policies that come with Stockade, to start from.
+def presets(*, name: str | None, as_object: bool) -> None:
+    """List the policies that come with Stockade, to start from; with a NAME print that one.
 
     \b
-    Example:
+    Examples:
       stockade policy presets
+      stockade policy presets strict | sudo tee /etc/stockade/policy.toml
     """
-    found = list(_presets())
+    from supervisor.policy.presets import preset_names, preset_path, preset_text
+
+    if name is not None:
+        text = preset_text(name)
+        show.emit({"name": name, "text": text}, text.rstrip("\n"), as_object=as_object)
+        return
+    found = [{"name": n, "about": _about(preset_text(n)), "file": str(preset_path(n))} for n in preset_names()]
     rows = [(p["name"], p["about"], p["file"]) for p in found]
     show.emit({"presets": found}, show.table(("PRESET", "ABOUT", "FILE"), rows), as_object=as_object)
 
 
-def _presets() -> Iterator[dict[str, Any]]:
-    """The *.toml of the first directory that exists: beside the package (a checkout), then where it is installed."""
-    checkout = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(supervisor.__file__))), "policies")
-    for directory in (checkout, os.path.join(sys.prefix, "share/stockade/policies"), "/usr/share/stockade/policies"):
-        if not os.path.isdir(directory):
-            continue
-        for name in sorted(n for n in os.listdir(directory) if n.endswith(".toml")):
-            file = os.path.join(directory, name)
-            with open(file, encoding="utf-8") as f:
-                first = f.readline().lstrip("# ").strip()
-            yield {"name": name.removesuffix(".toml"), "about": first, "file": file}
-        return
+def _about(text: str) -> str:
+    return text.partition("\n")[0].lstrip("# ")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 RUN_ID = "run-0123456789"
-PROGRAM = "import sys; from supervisor.cli.main import main; sys.exit(main())"
+PROGRAM = "from supervisor.cli.main import main; main()"
 
 
 class Handler(BaseHTTPRequestHandler):

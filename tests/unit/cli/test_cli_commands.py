@@ -291,6 +291,8 @@ def test_policy_presets_are_files_that_exist(stockade: Any) -> None:
     presets = json.loads(stockade("policy", "presets", "--json").stdout)["presets"]
     assert {"default", "strict", "moderate", "permissive"} <= {p["name"] for p in presets}
     assert all(p["about"] and Path(p["file"]).is_file() for p in presets)
+    assert stockade("policy", "presets", "strict").stdout == Path(presets[1]["file"]).read_bytes()
+    assert stockade("policy", "presets", "lax").returncode == 1
 
 
 # --- the program itself --------------------------------------------------------------------------------------------
@@ -371,7 +373,7 @@ def test_a_run_starts_without_the_large_libraries(service: Any, environment: dic
     """Start-up stays short because nothing large is imported; a clock could not tell a slow machine from a mistake."""
     service.streams()
     program = (
-        "import sys; from supervisor.cli.main import main; status = main(['run', '--', 'x'])\n"
+        "import sys; from supervisor.cli.main import status_of; status = status_of(['run', '--', 'x'])\n"
         "large = {'aiohttp', 'pydantic', 'asyncio', 'cryptography', 'psutil', 'rich', 'supervisor.policy.load'}\n"
         "print(status, sorted(large & set(sys.modules)))"
     )
