@@ -177,7 +177,7 @@ class Profile(Table):
 
 
 class Caller(Table):
-    """Who may use the socket, as the kernel says. An entry by unit counts before one by uid, and that before a group."""
+    """Who may use the socket, as the kernel says. An entry by unit counts before one by uid, that before a group."""
 
     unit: Annotated[str | None, f.optional(f.unit_name)] = f.key(
         None,
