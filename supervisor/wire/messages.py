@@ -8,7 +8,7 @@ sends it is broken or taken over.
 main -> launcher    Reload OpenSession StartRun EndRun SignalRun CloseSession Stop Resume
 launcher -> main    PolicyLoaded SessionOpened SessionEnded RunEnded Refused Stopped
 main -> auditor     Record                        launcher -> auditor    Record
-auditor -> main     Ack Nack                      auditor -> launcher    Go Nogo
+auditor -> main     Ack Nack                      auditor -> launcher    Go Nogo Ack Nack
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ TO_LAUNCHER = (Reload, OpenSession, StartRun, EndRun, SignalRun, CloseSession, S
 FROM_LAUNCHER = (PolicyLoaded, SessionOpened, SessionEnded, RunEnded, Refused, Stopped)
 TO_AUDITOR = (Record,)
 AUDITOR_TO_MAIN = (Ack, Nack)
-AUDITOR_TO_LAUNCHER = (Go, Nogo)
+AUDITOR_TO_LAUNCHER = (Go, Nogo, Ack, Nack)
 
 
 def _rows(kinds: tuple[type[Message], ...]) -> dict[str, tuple[type[Message], dict[str, Check]]]:

@@ -1,0 +1,143 @@
+"""Main's side of the auditor: a future per record, resolved when the record is durable. asyncio, no polling."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from supervisor.errors import AuditUnavailable
+from supervisor.wire import framing
+from supervisor.wire.messages import AUDITOR_TO_MAIN, Ack, Message, Record, WireError
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+MAX_BACKLOG = 1024  # records that wait because the auditor's socket is full
+_HINT = "see the auditor's messages: journalctl -u stockade"
+
+
+class AuditClient:
+    """Owns its end of the main-auditor pair on `loop`; use it from that loop's thread only."""
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._next = 0
+        self._pending: dict[int, asyncio.Future[int]] = {}
+        self._backlog: deque[Message] = deque()
+        self._callbacks: list[Callable[[], None]] = []
+        self._lost: str | None = None
+        sock.setblocking(False)
+        loop.add_reader(sock, self._readable)
+
+    def record(self, event: dict[str, Any]) -> asyncio.Future[int]:
+        """Send an event; the future gives its seq once it is durable, or AuditUnavailable when it never will be.
+
+        Cancelling the future does not take the record back. Raises WireError when the event is too large, which
+        none of audit.events' builders makes.
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+        try:
+            self._send(Record(self._next + 1, event))
+        except AuditUnavailable as e:
+            _fail(future, e)
+        else:
+            self._next += 1
+            self._pending[self._next] = future
+        return future
+
+    def post(self, event: dict[str, Any]) -> None:
+        """Send an event without waiting. Raises AuditUnavailable when it certainly cannot be recorded."""
+        self._send(Record(0, event))
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call back once when the auditor has ended (soon, when it already has)."""
+        if self._lost is None:
+            self._callbacks.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    def close(self) -> None:
+        """Give up the socket; what is pending fails, and no callback is called."""
+        self._callbacks.clear()
+        self._end("the audit client was closed")
+
+    def _send(self, message: Record) -> None:
+        if self._lost is not None:
+            raise AuditUnavailable(self._lost, hint=_HINT)
+        if len(self._backlog) >= MAX_BACKLOG:
+            raise AuditUnavailable(f"the auditor does not read: {MAX_BACKLOG} records wait", hint=_HINT)
+        if self._backlog:
+            self._backlog.append(message)
+            return
+        try:
+            framing.send(self._sock, message)
+        except BlockingIOError:
+            self._backlog.append(message)
+            self._loop.add_writer(self._sock, self._writable)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # answers may still wait here; reading them ends with the end of the socket
+        except OSError as e:
+            raise AuditUnavailable(f"the auditor's socket: {e.strerror}", hint=_HINT) from e
+
+    def _writable(self) -> None:
+        while self._backlog:
+            try:
+                framing.send(self._sock, self._backlog[0])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._backlog.clear()
+                break
+            self._backlog.popleft()
+        self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        while self._lost is None:
+            try:
+                packet = framing.receive(self._sock, AUDITOR_TO_MAIN)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                continue  # unix(7): told once, ahead of what the auditor still sent
+            except WireError as e:
+                self._end(f"the auditor sent a message that is none: {e}")
+                return
+            if packet is None:
+                self._end("the auditor has ended")
+                return
+            self._answered(packet[0])
+
+    def _answered(self, answer: Any) -> None:
+        future = self._pending.pop(answer.id, None)
+        if future is None:
+            self._end(f"the auditor answered record {answer.id}, which waits for no answer")
+        elif future.done():
+            pass
+        elif isinstance(answer, Ack):
+            future.set_result(answer.seq)
+        else:
+            _fail(future, AuditUnavailable(f"the record was not written: {answer.detail}", hint=_HINT))
+
+    def _end(self, why: str) -> None:
+        if self._lost is not None:
+            return
+        self._lost = why
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._backlog.clear()
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                _fail(future, AuditUnavailable(why, hint=_HINT))
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self._loop.call_soon(callback)
+
+
+def _fail(future: asyncio.Future[int], error: AuditUnavailable) -> None:
+    future.set_exception(error)
+    future.exception()  # seen: whoever gave up waiting must not leave a warning behind
