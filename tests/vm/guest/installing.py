@@ -13,7 +13,7 @@ from guest.tools import POLICY, PROJECT, SOCKET, UNIT, WHEELS, is_active, must, 
 _OWNERS = {
     "/etc/stockade": ("root", "root", 0o755),
     "/etc/stockade/policy.toml": ("root", "root", 0o644),
-    "/run/stockade": ("root", "stockade-clients", 0o755),
+    "/run/stockade": ("root", "root", 0o755),
     SOCKET: ("root", "stockade-clients", 0o660),
     "/var/lib/stockade": ("stockade", "stockade", 0o700),
     "/var/log/stockade": ("stockade-audit", "stockade", 0o750),
