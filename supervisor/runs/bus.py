@@ -12,12 +12,13 @@ from supervisor.errors import LimitReached
 
 QUEUE = 256  # events that wait for one subscriber
 SUBSCRIBERS = 256
+KEPT = 128  # past events that a subscriber who comes back can still have; less than QUEUE, so that they fit
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """`kind`: run.started run.finished session.opened session.ended policy.reloaded policy.refused service.stopped
-    service.resumed, or as the last one of a subscription subscription.dropped.
+    service.resumed, or as the last one of a subscription subscription.dropped, or as the first one subscription.gap.
     """
 
     id: int  # +1 with each event of this process
@@ -76,17 +77,33 @@ class Subscription:
 class Bus:
     def __init__(self) -> None:
         self._subscribers: list[Subscription] = []
+        self._recent: deque[Event] = deque(maxlen=KEPT)
         self._last = 0
 
-    def subscribe(self, uid: int | None) -> Subscription:
-        """Events that concern everybody or this uid; with None everything. Raises LimitReached."""
+    def subscribe(self, uid: int | None, after: int | None = None) -> Subscription:
+        """Events that concern everybody or this uid; with None everything. Raises LimitReached.
+
+        With `after`, the id of the last one that the subscriber has seen, those that it missed come first; where
+        they are not kept any more, or the id is of an earlier process, subscription.gap comes before them.
+        """
         if len(self._subscribers) >= SUBSCRIBERS:
             raise LimitReached(
                 f"{SUBSCRIBERS} subscribers are listening", hint="close those that are not read", retry_after=5
             )
         subscription = Subscription(self, uid)
         self._subscribers.append(subscription)
+        if after is not None:
+            self._catch_up(subscription, after)
         return subscription
+
+    def _catch_up(self, subscription: Subscription, after: int) -> None:
+        oldest = self._recent[0].id if self._recent else self._last + 1
+        if after > self._last or after + 1 < oldest:
+            reason = "events were missed that are not kept any more"
+            subscription.push(Event(oldest - 1, "subscription.gap", time.time(), None, {"reason": reason}))
+        for event in self._recent:
+            if event.id > after or after > self._last:
+                subscription.push(event)
 
     def forget(self, subscription: Subscription) -> None:
         if subscription in self._subscribers:
@@ -94,9 +111,8 @@ class Bus:
 
     def emit(self, kind: str, uid: int | None, **data: Any) -> None:
         self._last += 1
-        if not self._subscribers:
-            return
         event = Event(self._last, kind, time.time(), uid, data)
+        self._recent.append(event)
         for subscription in tuple(self._subscribers):
             subscription.push(event)
 

@@ -242,6 +242,11 @@ class Supervisor:
         if self._own(peer, ident).state != "finished":
             self.runtime.end_run(ident, cause)
 
+    def abandon(self, run: Run) -> None:
+        """The client that waited for this run is gone. Nobody asks for anything here, so no role is looked up."""
+        if run.state != "finished":
+            self.runtime.end_run(run.id, "cancelled")
+
     def signal(self, peer: Peer, ident: str, signum: int, tree: bool) -> None:
         """Raises Conflict when the run is over."""
         if not 1 <= signum <= 64:
@@ -321,9 +326,12 @@ class Supervisor:
 
     # --- the service ----------------------------------------------------------------------------------------------
 
-    def subscribe(self, peer: Peer) -> Subscription:
-        """Events that this peer may see; close it afterwards. Raises Denied, LimitReached."""
-        return self.events.subscribe(self._sees(peer))
+    def subscribe(self, peer: Peer, after: int | None = None) -> Subscription:
+        """Events that this peer may see, those after the id `after` first; close it afterwards.
+
+        Raises Denied, LimitReached.
+        """
+        return self.events.subscribe(self._sees(peer), after)
 
     def status(self, peer: Peer) -> dict[str, Any]:
         self._sees(peer)
