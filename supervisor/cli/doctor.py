@@ -53,6 +53,9 @@ def served(answer: Mapping[str, Any]) -> Iterator[Check]:
         yield Check(
             name, bool(layer["present"]), str(layer.get("detail", "")), str(layer.get("remedy") or ""), required
         )
+    if "audit" in answer:
+        well = bool(answer["audit"]["ok"])
+        yield Check("audit", well, "records are durable" if well else "cannot be written, so nothing runs")
     for proof in answer.get("proofs") or ():
         name = f"{proof['profile']}: {proof['probe']}"
         yield Check(name, bool(proof["ok"]), str(proof.get("detail", "")), "" if proof["ok"] else _refused(proof))

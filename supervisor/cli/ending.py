@@ -27,8 +27,8 @@ _STATUS = {
 
 # Cause -> (the limit it is about, the counter beside it, how both are written, the word for the counter).
 _COUNTERS = {
-    "timeout": ("timeout_ms", "wall_us", "time", "ran"),
-    "idle_timeout": ("idle_timeout_ms", "wall_us", "time", "ran"),
+    "timeout": ("timeout_ms", "wall_ms", "time", "ran"),
+    "idle_timeout": ("idle_timeout_ms", "wall_ms", "time", "ran"),
     "memory": ("memory", "memory_peak", "size", "peak"),
     "processes": ("processes", "pids_peak", "count", "peak"),
     "disk": ("disk", "written_bytes", "size", "written"),
@@ -79,11 +79,9 @@ def _numbers(cause: str, run: Mapping[str, Any]) -> str:
     limit, counter, kind, word = _COUNTERS[cause]
     bound = (run.get("limits") or {}).get(limit)
     value = (run.get("usage") or {}).get(counter)
-    if value is None and counter == "wall_us":
-        value = (run.get("usage") or {}).get("wall_ms", 0) * 1000 or None
     parts = [] if bound is None else [f"{_written(kind, bound)} limit"]
     if value is not None:
-        parts.append(f"{word} {_written(kind, value / 1000 if counter == 'wall_us' else value)}")
+        parts.append(f"{word} {_written(kind, value)}")
     return ", ".join(parts)
 
 

@@ -195,7 +195,7 @@ def decision_text(answer: dict[str, Any]) -> str:
         ("decision", decision.get("verdict", "?")),
         ("rule", decision.get("rule")),
         ("source", decision.get("source")),
+        ("reason", decision.get("reason")),
+        ("profile", answer.get("profile")),
     ]
-    rows += [("profile", answer.get("profile")), ("workspace", answer.get("workspace"))]
-    rows += [("command", show.command(answer))]
     return "\n".join(f"{key}: {show.safe(value)}" for key, value in rows if value)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from supervisor import errors
 from supervisor.cli import ending, forward, show
 from supervisor.cli.client import frame_bytes, from_problem
-from supervisor.cli.common import client, complete_from, json_option, socket_option
+from supervisor.cli.common import client, complete_from, json_option, report, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +71,8 @@ def _end(run: Mapping[str, Any]) -> str | None:
 
 
 def _wall(run: Mapping[str, Any]) -> str | None:
-    wall = (run.get("usage") or {}).get("wall_us")
-    return None if wall is None else show.duration(wall / 1000)
+    wall = (run.get("usage") or {}).get("wall_ms")
+    return None if wall is None else show.duration(wall)
 
 
 def _short(text: str, width: int = 60) -> str:
@@ -147,7 +148,11 @@ def wait(*, run: str, as_object: bool) -> None:
     Example:
       run=$(stockade run --background -- make) && stockade wait "$run"
     """
-    ended = client(timeout=None).call("GET", f"/v1/runs/{run}/wait")
+    try:
+        ended = client(timeout=None).call("GET", f"/v1/runs/{run}/wait")
+    except errors.CommandNotStarted as e:
+        report(e)
+        raise click.exceptions.Exit(ending.refusal_status(e)) from e
     if as_object:
         click.echo(show.as_json(ended))
     elif ended.get("cause") != "exited":

@@ -30,9 +30,29 @@ def status(*, as_object: bool) -> None:
       stockade status --json | jq .policy
     """
     answer = client().call("GET", "/v1/status")
-    show.emit(answer, "\n".join(flat(answer)), as_object=as_object)
-    if answer.get("stopped"):
+    show.emit(answer, "\n".join(_status_lines(answer)), as_object=as_object)
+    if answer["stopped"]:
         raise click.exceptions.Exit(1)
+
+
+def _status_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    stopped, policy, you = answer["stopped"], answer["policy"], answer["you"]
+    if stopped:
+        since = show.age(stopped["since"], time.time())
+        yield f"state: stopped {since} ago: {show.safe(stopped['reason']) or '-'}; `stockade resume` ends it"
+    else:
+        yield "state: serving"
+    yield f"version: {answer['version']}"
+    yield f"policy: {policy['digest'][:12]}, loaded {show.age(policy['since'], time.time())} ago"
+    yield from (f"  {show.safe(file)}" for file in policy["files"])
+    if policy["failure"]:
+        yield f"policy on disk is not in force: {show.safe(policy['failure']['detail'])}"
+    for name, proof in policy["refused"].items():
+        yield f"refused profile {show.safe(name)}: {show.safe(proof['probe'])}: {show.safe(proof['detail'])}"
+    for what in ("sessions", "runs"):
+        yield f"{what}: {answer[what]['live']} of at most {answer[what]['most']}"
+    yield f"audit: {'ok' if answer['audit']['ok'] else 'cannot be written, so nothing runs'}"
+    yield f"you: uid {you['uid']}, {show.safe(you['role'])} by {show.safe(you['source'])}"
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -65,15 +85,16 @@ def events(*, as_object: bool) -> None:
     \b
     Examples:
       stockade events
-      stockade events --json | jq -c 'select(.event == "run_ended")'
+      stockade events --json | jq -c 'select(.event == "run.finished")'
     """
     for name, data in client(timeout=None).events():
         if as_object:
             click.echo(json.dumps({"event": name, "data": data}))
         else:
-            members = data.items() if isinstance(data, dict) else [("data", data)]
-            said = " ".join(f"{k}={_short(v)}" for k, v in members if v not in (None, "", [], {}))
-            click.echo(f"{time.strftime('%H:%M:%S')} {show.safe(name)} {said}")
+            members = dict(data)
+            moment = members.pop("time", "")
+            said = " ".join(f"{k}={_short(v)}" for k, v in members.items() if v not in (None, "", {}) and k != "kind")
+            click.echo(f"{show.safe(moment)} {show.safe(name)} {said}")
 
 
 def _short(value: Any) -> str:

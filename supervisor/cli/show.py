@@ -55,12 +55,13 @@ def duration(milliseconds: float) -> str:
 
 
 def age(created: Any, now: float) -> str | None:
-    """How long before the Unix time `now` an RFC 3339 moment was."""
+    """How long before the Unix time `now` a moment was, given as RFC 3339 or as Unix time in seconds."""
     from datetime import datetime
 
     if not created:
         return None
-    return duration(max(0.0, now - datetime.fromisoformat(created).timestamp()) * 1000)
+    then = datetime.fromisoformat(created).timestamp() if isinstance(created, str) else created
+    return duration(max(0.0, now - then) * 1000)
 
 
 def signal_name(number: int) -> str:

@@ -36,7 +36,7 @@ OVER = {
     "state": "finished",
     "cause": "exited",
     "exit_code": 3,
-    "usage": {"wall_us": 1500000},
+    "usage": {"wall_ms": 1500.0},
 }
 
 
@@ -164,13 +164,56 @@ def test_sessions_open_list_and_close(service: Any, stockade: Any, tmp_path: Any
 # --- the service ---------------------------------------------------------------------------------------------------
 
 
-def test_status_says_everything_and_exits_1_when_stopped(service: Any, stockade: Any) -> None:
-    service.routes["GET", "/v1/status"] = {"version": "1", "stopped": False, "policy": {"digest": "ab", "refused": []}}
+STATUS: dict[str, Any] = {
+    "version": "1",
+    "stopped": None,
+    "policy": {
+        "digest": "ab" * 32,
+        "files": {"/etc/stockade/policy.toml": "cd"},
+        "since": 1.0,
+        "failure": {"detail": "1 problem: x"},
+        "refused": {"strict": {"probe": "scope", "key": "required", "detail": "ABI 4"}},
+    },
+    "sessions": {"live": 1, "most": 9},
+    "runs": {"live": 0, "most": 8},
+    "audit": {"ok": True},
+    "host": {},
+    "you": {"uid": 1000, "unit": "", "entry": 0, "role": "operator", "source": "policy.toml:9"},
+}
+
+
+def test_status_says_what_serves_what_is_refused_and_who_we_are(service: Any, stockade: Any) -> None:
+    service.routes["GET", "/v1/status"] = STATUS
     ended = stockade("status")
-    assert ended.stdout.decode().splitlines() == ["version: 1", "stopped: no", "policy.digest: ab", "policy.refused: -"]
+    lines = ended.stdout.decode().splitlines()
+    assert lines[:2] == ["state: serving", "version: 1"]
+    assert lines[2].startswith("policy: abababababab, loaded ")
+    assert lines[3:] == [
+        "  /etc/stockade/policy.toml",
+        "policy on disk is not in force: 1 problem: x",
+        "refused profile strict: scope: ABI 4",
+        "sessions: 1 of at most 9",
+        "runs: 0 of at most 8",
+        "audit: ok",
+        "you: uid 1000, operator by policy.toml:9",
+    ]
     assert ended.returncode == 0
-    service.routes["GET", "/v1/status"] = {"stopped": True}
-    assert stockade("status", "--json").returncode == 1
+
+
+def test_status_of_a_stopped_service_is_1_with_the_reason(service: Any, stockade: Any) -> None:
+    service.routes["GET", "/v1/status"] = {**STATUS, "stopped": {"reason": "agent 7", "since": 1.0, "by": {}}}
+    ended = stockade("status")
+    assert ended.returncode == 1
+    assert ended.stdout.startswith(b"state: stopped ")
+    assert b"ago: agent 7" in ended.stdout
+    assert json.loads(stockade("status", "--json").stdout)["stopped"]["reason"] == "agent 7"
+
+
+def test_wait_for_a_run_that_was_never_executed_is_127(service: Any, stockade: Any) -> None:
+    document = {"code": "command_not_started", "detail": "nix: not there", "errno": 2}
+    service.routes["GET", f"/v1/runs/{RUN_ID}/wait"] = lambda h: h.json(document, 422)
+    ended = stockade("wait", RUN_ID)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (127, b"stockade: nix: not there")
 
 
 def test_stop_gives_its_reason_and_resume_takes_it_back(service: Any, stockade: Any) -> None:
@@ -184,15 +227,17 @@ def test_stop_gives_its_reason_and_resume_takes_it_back(service: Any, stockade: 
 def test_events_are_followed_line_by_line(service: Any, stockade: Any) -> None:
     def answer(handler: Any) -> None:
         handler.stream("text/event-stream")
-        handler.chunk(b'event: run.started\ndata: {"id": "' + RUN_ID.encode() + b'", "labels": {"a": "b"}}\n\n')
+        data = {"kind": "run.started", "time": "2026-01-02T03:04:05.678Z", "run": RUN_ID, "labels": {"a": ESCAPE}}
+        handler.chunk(b": stockade\n\n: heartbeat\n\nid: 1\nevent: run.started\n")
+        handler.chunk(b"data: " + json.dumps(data).encode() + b"\n\n")
         handler.chunk(b"")
 
     service.routes["GET", "/v1/events"] = answer
-    assert f'run.started id={RUN_ID} labels={{"a":"b"}}' in stockade("events").stdout.decode()
-    assert json.loads(stockade("events", "--json").stdout) == {
-        "event": "run.started",
-        "data": {"id": RUN_ID, "labels": {"a": "b"}},
-    }
+    (line,) = stockade("events").stdout.decode().splitlines()
+    assert line.startswith(f"2026-01-02T03:04:05.678Z run.started run={RUN_ID} labels=")
+    assert "\x1b" not in line
+    event = json.loads(stockade("events", "--json").stdout)
+    assert (event["event"], event["data"]["labels"]) == ("run.started", {"a": ESCAPE})
 
 
 def doctor_answer(**landlock: Any) -> dict[str, Any]:
@@ -214,6 +259,12 @@ def test_doctor_exits_1_for_a_missing_layer_with_its_remedy(service: Any, stocka
     ended = stockade("doctor")
     assert ended.returncode == 1
     assert "FAIL  landlock: absent\n      remedy: boot with lsm=landlock\n" in ended.stdout.decode()
+
+
+def test_doctor_exits_1_when_the_audit_cannot_be_written(service: Any, stockade: Any) -> None:
+    service.routes["GET", "/v1/doctor"] = {**doctor_answer(), "audit": {"ok": False}}
+    ended = stockade("doctor")
+    assert (ended.returncode, b"FAIL  audit: cannot be written" in ended.stdout) == (1, True)
 
 
 def test_doctor_without_a_service_says_so_and_looks_at_the_host(stockade: Any) -> None:
