@@ -337,9 +337,10 @@ TOOL = Filter(
             " setpriority sched_setaffinity sched_setparam sched_setscheduler sched_setattr ioprio_get ioprio_set",
         ),
         group(
-            "memory policies and locks of one's own, files without a name",
-            "mlock2 mlockall munlockall mbind set_mempolicy set_mempolicy_home_node memfd_create",
+            "memory policies and locks of one's own",
+            "mlock2 mlockall munlockall mbind set_mempolicy set_mempolicy_home_node",
         ),
+        group("files without a name; withheld where nothing can keep them from being executed", "memfd_create"),
         group(
             "System V and POSIX IPC: the IPC namespace is the session's",
             "shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl"
@@ -391,13 +392,14 @@ AUDITOR = Filter(
         DESCRIPTORS, LOOKING, MEMORY, THREADS, SIGNALS_AND_TIME, IDENTITY, NARROWING, PROBES,
         group("its three peers, connected before", "sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname"
               " getpeername"),
-        group("a full log file makes room for the next; nothing is removed or cut", "rename renameat renameat2"),
+        group("a full log file makes room for the next; nothing is removed", "rename renameat renameat2"),
+        group("an append that failed half-way is taken back, on the descriptor it holds", "ftruncate"),
     ),
     deny=(
         *_DENIED,
         _NO_PROGRAMS,
         group("no connection of its own, no thread", "socket socketpair connect bind listen accept accept4 clone"),
-        group("the record is only ever appended to", "unlink unlinkat rmdir truncate ftruncate fallocate"
+        group("the record is only ever appended to", "unlink unlinkat rmdir truncate fallocate"
               " link linkat symlink symlinkat chmod fchmod fchmodat fchmodat2"),
     ),
     absent=(HIDDEN_ARGUMENTS,),

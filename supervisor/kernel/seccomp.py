@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_RET_ALLOW = 0x7FFF0000
 INSTRUCTION_BYTES = 8  # struct sock_filter
+MEMFD_NOEXEC = "/proc/sys/vm/memfd_noexec"  # per PID namespace
 BPF_JMP_JA = 0x05
 BPF_RET_K = 0x06
 
@@ -30,8 +31,11 @@ BPF_RET_K = 0x06
 FLAGS = 0
 
 
-def compile_filter(name: str, machine: str = MACHINE) -> tuple[bytes, ...]:
+def compile_filter(name: str, machine: str = MACHINE, *, memfd: bool | None = None) -> tuple[bytes, ...]:
     """The programs of a filter ("tool", "main", "auditor") as classic BPF, in the order of loading; one today.
+
+    `memfd` says whether memfd_create(2) stays allowed where the table allows it. By default it does on kernels that
+    have vm.memfd_noexec (6.3): elsewhere a file in memory could be executed, and no Landlock rule would be asked.
 
     Another `machine` than this one is for looking at, not for use: libseccomp can only translate those calls that it
     knows by name.
@@ -42,7 +46,10 @@ def compile_filter(name: str, machine: str = MACHINE) -> tuple[bytes, ...]:
 
     table = FILTERS[name]
     resolve = _Resolver(pyseccomp, machine)
-    return (_chain(_refusals(pyseccomp, resolve, table), _allow_list(pyseccomp, resolve, table)),)
+    if memfd is None:
+        memfd = os.path.exists(MEMFD_NOEXEC)
+    withheld = frozenset() if memfd else frozenset({"memfd_create"})
+    return (_chain(_refusals(pyseccomp, resolve, table), _allow_list(pyseccomp, resolve, table, withheld)),)
 
 
 def load(programs: tuple[bytes, ...]) -> None:
@@ -105,9 +112,9 @@ def _new(lib: Any, resolve: _Resolver, default: int) -> Any:
     return program
 
 
-def _allow_list(lib: Any, resolve: _Resolver, table: Filter) -> bytes:
+def _allow_list(lib: Any, resolve: _Resolver, table: Filter, withheld: frozenset[str]) -> bytes:
     program = _new(lib, resolve, lib.ERRNO(errno.ENOSYS))
-    for nr in resolve(table.names("allow")):
+    for nr in resolve(table.names("allow") - withheld):
         program.add_rule(lib.ALLOW, nr)
     for nr in resolve(table.names("deny")):
         program.add_rule(lib.ERRNO(errno.EPERM), nr)
