@@ -44,7 +44,7 @@ class Auditor:
     def __init__(self, main: socket.socket, launcher: socket.socket, log: Log) -> None:
         self.main = Peer("main", main)
         self.launcher = Peer("launcher", launcher)
-        self.peers = (self.main, self.launcher)
+        self.peers = (self.launcher, self.main)  # Go leaves first: a child waits for it
         self.log = log
         self.ledger = log.found.ledger
         self.owed = [*repairs(log.found), events.service(action="audit_start", outcome="ok")]

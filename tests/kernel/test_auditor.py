@@ -445,6 +445,60 @@ def test_kill_9_at_any_moment_loses_no_acknowledged_record_and_closes_each_run_o
     assert set(decisions.values()) <= {1}
 
 
+def one_decision(path: str) -> tuple[int, list[Any], list[Any]]:
+    """One decision through an auditor in this process: the exit status, and what main and the launcher were told."""
+    main, main_end = framing.pair()
+    launcher, launcher_end = framing.pair()
+    log = writer.Log(writer.open_log(path), path)
+    with main, launcher, contextlib.closing(log):
+        with main_end, launcher_end:
+            framing.send(main, Record(1, decided(1)))
+            main.shutdown(socket.SHUT_WR)
+            launcher.shutdown(socket.SHUT_WR)
+            status = auditor.Auditor(main_end, launcher_end, log).serve()
+        return status, rest(main, AUDITOR_TO_MAIN), rest(launcher, AUDITOR_TO_LAUNCHER)
+
+
+def test_the_disk_has_confirmed_before_any_answer_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    real_sync, real_send = os.fdatasync, framing.send
+    confirmed = [0]
+
+    def sync(fd: int) -> None:
+        real_sync(fd)
+        confirmed.append(os.fstat(fd).st_size)
+
+    def send(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
+        if isinstance(message, Ack | Go):
+            assert b'"decision"' in path.read_bytes()[: confirmed[-1]]
+        real_send(sock, message, fds)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(framing, "send", send)
+    assert one_decision(str(path)) == (auditor.CLEAN, [Ack(1, 2)], [Go(run_id(1), PRINT)])
+
+
+def test_a_disk_that_does_not_confirm_means_nack_nogo_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    real_sync = os.fdatasync
+
+    def sync(fd: int) -> None:
+        # fsync(2): after EIO the kernel may drop the pages, so what was written must not stay and be believed.
+        if path.read_bytes().rstrip().endswith(json.dumps(decided(1), separators=(",", ":"))[1:].encode()):
+            raise OSError(5, "Input/output error")
+        real_sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    status, to_main, to_launcher = one_decision(str(path))
+    assert status == auditor.CLEAN
+    assert [type(m) for m in (*to_main, *to_launcher)] == [Nack, Nogo]
+    lines = [json.loads(x) for x in path.read_bytes().splitlines()]
+    assert contiguous(lines)
+    assert "decision" not in {r["event_type"] for r in lines}
+
+
 @pytest.mark.root
 def test_records_of_two_senders_share_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In this process, so that the writer's counter can be read: everything waits before it starts to serve.
@@ -642,12 +696,12 @@ async def test_the_client_gives_the_seq_of_each_durable_record(auditors: Auditor
     client = AuditClient(a.main, asyncio.get_running_loop())
     try:
         client.post(noted(0))
-        seqs = await asyncio.gather(*(client.record(noted(n)) for n in range(1, 3000)))
+        seqs = await asyncio.gather(*(client.record(noted(n)) for n in range(1, MAX_BACKLOG)))
     finally:
         client.close()
     assert a.end() == auditor.CLEAN
     by_seq = {r["seq"]: r["action"] for r in auditors.lines()}
-    assert [by_seq[s] for s in seqs] == [f"note-{n}" for n in range(1, 3000)]
+    assert [by_seq[s] for s in seqs] == [f"note-{n}" for n in range(1, MAX_BACKLOG)]
 
 
 async def test_the_client_raises_when_the_record_is_refused(auditors: Auditors) -> None:
