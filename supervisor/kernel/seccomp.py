@@ -12,11 +12,13 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from supervisor.kernel.filters import FILTERS, Arg, Filter
+from supervisor.kernel.filters import FILTERS
 from supervisor.kernel.syscalls import MACHINE, call, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from supervisor.kernel.rules import Arg, Filter
 
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_RET_ALLOW = 0x7FFF0000

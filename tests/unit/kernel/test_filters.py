@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.kernel import filters, seccomp, syscalls
-from supervisor.kernel.filters import FILTERS, Arg, Filter
+from supervisor.kernel import filters, rules, seccomp, syscalls
+from supervisor.kernel.filters import FILTERS
+from supervisor.kernel.rules import Arg, Filter
 from tests.unit.kernel.bpf import X32_BIT, describe, simulate, simulate_all
 
 TOKENS = {"x86_64": pyseccomp.Arch.X86_64, "aarch64": pyseccomp.Arch.AARCH64}
@@ -93,7 +94,7 @@ def test_every_name_in_a_filter_is_a_system_call_of_some_architecture(name: str)
 @pytest.mark.parametrize("name", FILTERS)
 def test_every_group_and_rule_says_why(name: str) -> None:
     table = FILTERS[name]
-    parts: list[filters.Group | filters.Rule] = [
+    parts: list[rules.Group | rules.Rule] = [
         *table.allow,
         *table.deny,
         *table.absent,
@@ -116,7 +117,7 @@ def test_the_auditor_may_do_less_than_main_and_main_less_than_a_tool() -> None:
 
 def test_a_misspelt_name_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """libseccomp answers -1 for an unknown name without an error: a denial must not vanish that way."""
-    bad = Filter(allow=(), deny=(filters.group("a name with a typo in it", "moutn"),), absent=())
+    bad = Filter(allow=(), deny=(rules.group("a name with a typo in it", "moutn"),), absent=())
     monkeypatch.setitem(FILTERS, "bad", bad)
     with pytest.raises(OSError, match="'moutn' is not a system call") as caught:
         seccomp.compile_filter("bad")
@@ -129,7 +130,7 @@ def test_an_unknown_filter_is_refused() -> None:
 
 
 def test_outside_is_the_exact_complement() -> None:
-    conditions = filters.outside(0, {1, 2, 10})
+    conditions = rules.outside(0, {1, 2, 10})
     for value in (*range(64), HIGH + 1, 2**64 - 1, 2**31):
         assert any(holds(c, (value,)) for (c,) in conditions) == (value not in {1, 2, 10}), value
 
