@@ -183,6 +183,7 @@ class Output:
                     left = left - taken if taken else 0
                 if stream.fd >= 0:
                     self._close(stream)
+        for stream in self._streams.values():
             stream.release()
         self.ended = True
         self._wake()
