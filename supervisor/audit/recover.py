@@ -100,11 +100,10 @@ def _newest_checkpoint(fd: int, size: int) -> int:
     high = size
     while high > 0:
         low = max(0, high - CHUNK)
-        # The newline before the line and the type near its start may lie on either side of the chunk's edge.
-        begin = max(0, low - 1)
-        window = os.pread(fd, min(high + _HEAD, size) - begin, begin)
+        # A line that begins before the chunk's upper edge may have its type behind it.
+        window = os.pread(fd, min(high + _HEAD, size) - low, low)
         for match in reversed(list(_CHECKPOINT.finditer(window))):
-            at = begin + match.end()
+            at = low + match.end()
             _, line = next(_lines(fd, at, min(at + MAX_LINE + 1, size)), (0, None))
             if _record(line) is not None:
                 return at
