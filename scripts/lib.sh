@@ -65,7 +65,7 @@ pip_install() { # VENV ARGUMENT...
     local venv=$1 source=()
     shift
     [ -z "${WHEELHOUSE:-}" ] || source=(--no-index --find-links "$WHEELHOUSE")
-    "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input install "${source[@]}" "$@" </dev/null
+    "$venv/bin/python" -m pip --quiet --quiet --disable-pip-version-check --no-input install "${source[@]}" "$@" </dev/null
 }
 
 # A new virtual environment DIR with what the lock file LOCK says, by hash, wheels only.

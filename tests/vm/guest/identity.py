@@ -64,7 +64,7 @@ def each_process_has_no_more_than_its_part() -> str:
         must(lines["Seccomp"] == "2", report)
         if part == "launcher":
             must(uids == {0}, report)
-            must(int(lines["CapBnd"], 16).bit_count() <= 11, report)
+            must(int(lines["CapBnd"], 16).bit_count() <= 12, report)
         else:
             must(uids == {ids["stockade" if part == "main" else "stockade-audit"]}, report)
             for kind in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
