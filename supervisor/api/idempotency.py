@@ -29,10 +29,10 @@ MAX_BYTES = 64 << 20  # of kept answers together
 _KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
-def digest(method: str, target: str, accept: str, body: bytes) -> bytes:
-    """What "the same request" means: SHA-256 over method, path and query, Accept and the body."""
+def digest(method: str, target: str, form: str, body: bytes) -> bytes:
+    """What "the same request" means: SHA-256 over method, path and query, the form of the answer, and the body."""
     found = hashlib.sha256()
-    for part in (method.encode(), target.encode("utf-8", "surrogateescape"), accept.encode("utf-8", "replace"), body):
+    for part in (method.encode(), target.encode("utf-8", "surrogateescape"), form.encode(), body):
         found.update(len(part).to_bytes(8, "big") + part)
     return found.digest()
 

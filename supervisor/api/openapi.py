@@ -82,6 +82,10 @@ def _schemas(routes: list[Route], problem: type[BaseModel]) -> dict[str, Any]:
         [(model, "validation") for model in used], ref_template=_REF, title=None, description=None
     )
     found: dict[str, Any] = dict(sorted(document["$defs"].items()))
+    for schema in found.values():
+        for member in schema.get("properties", {}).values():
+            if "patternProperties" in member:  # pydantic leaves out that there are no others
+                member["additionalProperties"] = False
     return found
 
 

@@ -83,8 +83,7 @@ def invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
 
 
 def _finding(item: dict[str, Any], model: type[BaseModel]) -> dict[str, str]:
-    # Where a value may be one of several types, pydantic appends the type's name to the place.
-    place = [p for p in item["loc"] if not (isinstance(p, str) and p.startswith(("function-", "constrained-")))]
+    place = [part for part in item["loc"] if part != "[key]"]  # how pydantic says that it is the name, not the value
     place += [item["ctx"]["field"]] if item["type"] == "refused" else []
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part)}" for part in place)[1:]
     detail = printable(item["msg"].removeprefix("Value error, "), 512)

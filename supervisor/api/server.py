@@ -264,7 +264,7 @@ class Api:
         key = http.headers.get("Idempotency-Key")
         if key is None or not route.acts:
             return await route.handler(call)
-        what = idempotency.digest(http.method, http.path_qs, http.headers.get("Accept", ""), data)
+        what = idempotency.digest(http.method, http.path_qs, NDJSON if call.streams else "", data)
         once = functools.partial(self._keys.once, call.peer.uid, key, what)
         if call.streams and NDJSON in route.also:
             call.once = once  # a stream cannot be kept: only its start is done once, see handlers.begin()
