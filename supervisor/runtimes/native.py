@@ -192,14 +192,15 @@ class LauncherClient:
             for callback in self._ended_callbacks:
                 callback(message.session, message.cause)
             return
-        future = self._answers.pop(message.id, None)
-        if future is None:
+        if message.id not in self._answers:
             raise w.WireError(f"{message.KIND} for request {message.id}, which was not made")
+        # Read before the request counts as answered: when this raises, the request is among those that fail.
+        result = read_policy(message, fds[0]) if kind is w.PolicyLoaded else message
+        future = self._answers.pop(message.id)
         if kind is w.Refused:
             if not future.done():
                 future.set_exception(rebuild(message))
             return
-        result = read_policy(message, fds[0]) if kind is w.PolicyLoaded else message
         if not future.done():
             future.set_result(result)
         elif kind is w.SessionOpened:  # nobody waits for it any more
