@@ -138,7 +138,8 @@ def test_a_command_that_is_not_there_is_127_and_one_that_is_no_program_126(stock
 def test_a_refusal_is_125_with_the_reason_and_what_to_do(stockade: Any) -> None:
     ended = stockade("run", "--workspace", "/etc", "--", "ls")
     assert (ended.returncode, ended.stdout) == (125, b"")
-    assert b"/etc" in ended.stderr.splitlines()[0]
+    assert b"workspace" in ended.stderr.splitlines()[0]
+    assert b"\nrule: callers" in ended.stderr, ended.stderr
     assert b"\nretry: " in ended.stderr
     document = json.loads(stockade("run", "--json", "--profile", "nonesuch", "--", "ls").stdout)
     assert document["detail"]
