@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from dataclasses import dataclass
@@ -48,14 +49,14 @@ class Api:
             await writer.wait_closed()
 
 
-@pytest_asyncio.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    path = str(tmp_path / "api.sock")
+@contextlib.asynccontextmanager
+async def serving(directory: Path, bases: list[str]) -> AsyncIterator[Api]:
+    path = str(directory / "api.sock")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.setblocking(False)
     listening.bind(path)
-    double = Double(tmp_path)
-    running = await server.serve(double, listening, ["/stockade-test-that-nobody-is-in"])  # type: ignore[arg-type]
+    double = Double(directory)
+    running = await server.serve(double, listening, bases)  # type: ignore[arg-type]
     session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path))
     try:
         yield Api(path, double, session, running)
@@ -63,3 +64,16 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         await session.close()
         await running.stop()
         await double.close()
+
+
+@pytest_asyncio.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with serving(tmp_path, ["/stockade-test-that-nobody-is-in"]) as found:
+        yield found
+
+
+@pytest_asyncio.fixture
+async def api_from_inside(tmp_path: Path) -> AsyncIterator[Api]:
+    """A server for which every process lies below the sessions' base."""
+    async with serving(tmp_path, ["/"]) as found:
+        yield found
