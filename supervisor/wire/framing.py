@@ -31,19 +31,28 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> No
     sock.sendmsg([encode(message)], rights)
 
 
-def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]] | None:
-    """The next message and its descriptors, or None at the peer's end.
+def take(sock: socket.socket, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
+    """One packet as it is: (bytes, descriptors, flags of recvmsg(2)); the descriptors are the caller's.
 
-    Raises WireError for anything that is not one of `permitted`, with all received descriptors closed;
-    BlockingIOError on a non-blocking socket with nothing to read.
+    socket.recv_fds() will not do: it ignores its flags.
     """
-    data, ancillary, flags, _ = sock.recvmsg(MAX_MESSAGE + 1, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(most, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             got = array.array("i")
             got.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(got)
+    return data, fds, flags
+
+
+def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]] | None:
+    """The next message and its descriptors, or None at the peer's end.
+
+    Raises WireError for anything that is not one of `permitted`, with all received descriptors closed;
+    BlockingIOError on a non-blocking socket with nothing to read.
+    """
+    data, fds, flags = take(sock, MAX_MESSAGE + 1)
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise WireError("truncated packet")

@@ -1,0 +1,1 @@
+"""The root side: permit table, plans, sessions, children, proofs. Nobody imports this room but the composition root."""

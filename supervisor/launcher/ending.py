@@ -1,0 +1,100 @@
+"""What the end of a run means: its status, its one cause, its counters, its receipt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+from supervisor.launcher import receipt as receipts
+from supervisor.wire.messages import RunEnded
+
+if TYPE_CHECKING:
+    from supervisor.launcher.session import Run, Session
+
+
+def is_plain(fd: int) -> bool:
+    """Whether a descriptor from main may become a child's: a pipe, so nothing of main itself is handed in."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)
+
+
+def first_process_ended(run: Run) -> None:
+    """Read what only now can be read: /proc of the zombie, what it said instead of exec, its status."""
+    process = run.process
+    run.wall_us = (time.monotonic_ns() - run.wall_started) // 1000
+    try:
+        run.proc_status = receipts.read_status(process.pid)
+    except OSError:
+        run.proc_status = {}
+    said = process.heard()
+    if said is not None:
+        run.failure = said[0]
+    run.status = process.reap(block=True)
+
+
+def cause(run: Run, counters: dict[str, int]) -> str:
+    """The one named cause (design, promise 6); what was asked for or due comes before what followed from it."""
+    code, number = run.status or (None, None)
+    failed = bool(code) or number is not None
+    if run.failure is not None:
+        return "not_started"
+    if run.cause is not None:
+        return run.cause
+    if counters.get("memory_oom", 0) and failed:
+        return "memory"
+    if number == signal.SIGXFSZ:
+        return "disk"
+    if counters.get("pids_refused", 0) and (failed or run.killed):
+        return "processes"
+    return "exited" if number is None else "signal"
+
+
+def conclude(run: Run) -> RunEnded:
+    """The message that tells main of the end."""
+    counters = run.process.group.counters()
+    if "cpu_us" in counters:
+        counters["cpu_us"] = max(0, counters["cpu_us"] - run.cpu_baseline_us)
+    code, number = run.status or (None, None)
+    failure = run.failure or {}
+    if failure:
+        code = number = None
+    detail = f"{failure['step']}: {failure['error']}" if failure else ""
+    usage: dict[str, Any] = {"wall_us": run.wall_us, "killed": run.killed, **counters}
+    if failure:
+        usage = {"errno": failure["errno"], "step": failure["step"]}
+    layers = session_receipt(run.session)
+    limits = run.process.group.read_limits() if run.process.narrowed else run.process.limits
+    return RunEnded(
+        run=run.id,
+        cause=cause(run, counters),
+        exit_code=code,
+        signal=number,
+        usage=usage,
+        receipt=receipts.receipt(run.proc_status, layers, limits),
+        detail=detail[:4000],
+    )
+
+
+def wrongs(run: Run) -> list[str]:
+    """How what ran was not confined as every run must be. A child that never got to exec is no such case."""
+    if run.failure is not None or not run.proc_status:
+        return []
+    return receipts.violations(run.proc_status, run.session.identity)
+
+
+def session_receipt(session: Session) -> dict[str, Any]:
+    """What all runs of a session have in common; paths that the host lacks are named once, with the session."""
+    return {
+        **session.world.layers,
+        "uid": session.identity.uid,
+        "workspace": session.profile.workspace_owner,
+        "network": session.profile.network,
+    }
+
+
+def result(ended: RunEnded) -> dict[str, Any]:
+    """The part of RunEnded that belongs into the audit record."""
+    return {"exit_code": ended.exit_code, "signal": ended.signal, "usage": ended.usage, "receipt": ended.receipt,
+            **({"detail": ended.detail} if ended.detail else {})}  # fmt: skip

@@ -1,0 +1,57 @@
+"""One epoll, timers, and work that waits until nothing else is to do. Single-threaded; nothing polls."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._later: deque[Callable[[], None]] = deque()
+        self.running = True
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call `handler(events)` whenever `fd` has one of `events`."""
+        self._handlers[fd] = handler
+        self.epoll.register(fd, events)
+
+    def forget(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Call `what` at a time of the monotonic clock, in seconds. It looks itself whether it is still due."""
+        heapq.heappush(self._timers, (when, next(self._order), what))
+
+    def later(self, what: Callable[[], None]) -> None:
+        """Call `what` when no request and no ending waits."""
+        self._later.append(what)
+
+    def run(self) -> None:
+        while self.running:
+            for fd, events in self.epoll.poll(self._patience()):
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler(events)
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+            if self._later and not self.epoll.poll(0, 1):
+                self._later.popleft()()
+
+    def _patience(self) -> float:
+        if self._later:
+            return 0
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1

@@ -1,0 +1,140 @@
+"""From a profile to the list of operations that make its mount tree, and the paths for Landlock. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from supervisor.kernel.mounts import MOUNT_ATTR_NOSUID
+from supervisor.launcher.operations import (
+    Bind,
+    Device,
+    Devpts,
+    Directory,
+    File,
+    Mask,
+    Operation,
+    Proc,
+    Scratch,
+    Symlink,
+    Tmpfs,
+)
+from supervisor.policy.match import inside
+
+if TYPE_CHECKING:
+    from supervisor.policy.snapshot import Profile
+
+HOME = "/home/agent"
+HOSTNAME = "stockade"
+WORKSPACE = "$WORKSPACE"
+
+# What is made anew in every session and never bound from the host.
+OWN = ("/tmp", "/var/tmp", HOME, "/dev", "/proc")  # noqa: S108 - the session's own /tmp
+
+SCRATCH_PLACES = (("/tmp", 0o1777), ("/var/tmp", 0o1777), (HOME, 0o700), ("/dev/shm", 0o1777))  # noqa: S108
+
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+
+# Files of /proc that tell about the host or its other tenants beyond what a program needs in order to run.
+MASKED = ("kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "latency_stats", "sched_debug", "kmsg",
+          "kallsyms", "modules", "cmdline", "interrupts", "diskstats", "config.gz", "iomem", "ioports")  # fmt: skip
+
+_INODE_BYTES = 4096  # one file for each 4 KiB that the file system may hold, like mkfs.ext4's densest usual ratio
+
+
+class Identity(NamedTuple):
+    """Who the children of a session are, and who its leader is."""
+
+    uid: int
+    gid: int
+    leader: int
+
+
+class Rules(NamedTuple):
+    """What Landlock grants, in paths of the session."""
+
+    read: list[str]
+    write: list[str]
+    execute: list[str]
+    devices: list[str]
+
+
+def etc_files(identity: Identity) -> list[Operation]:
+    """The synthetic part of /etc: what the C library asks for, and nothing that names the host."""
+    passwd = (
+        f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\nagent:x:{identity.uid}:{identity.gid}:agent:{HOME}:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    )
+    group = f"root:x:0:\nagent:x:{identity.gid}:\nnogroup:x:65534:\n"
+    nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n"
+    return [
+        File("/etc/passwd", passwd),
+        File("/etc/group", group),
+        File("/etc/hosts", f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n"),
+        File("/etc/hostname", f"{HOSTNAME}\n"),
+        File("/etc/host.conf", "multi on\n"),
+        File("/etc/nsswitch.conf", nsswitch),
+    ]
+
+
+def bound_paths(profile: Profile) -> list[tuple[str, bool]]:
+    """(path, writable) of the host that the profile shows, outermost first, none inside another of the same kind."""
+    wanted = dict.fromkeys((*profile.read, *profile.execute), False)
+    wanted.update(dict.fromkeys(profile.write, True))
+    chosen: list[tuple[str, bool]] = []
+    for path in sorted(wanted):
+        own = path.startswith(WORKSPACE) or any(inside(path, o) for o in OWN)
+        covered = any(inside(path, other) and writable == wanted[path] for other, writable in chosen)
+        if not own and not covered:
+            chosen.append((path, wanted[path]))
+    return chosen
+
+
+def executes(profile: Profile, path: str) -> bool:
+    """Whether the profile lets anything at or below `path` be executed; elsewhere mounts are noexec as well."""
+    path = "/tmp" if path == "/var/tmp" else path  # noqa: S108
+    return any(inside(path, e) or inside(e, path) for e in profile.execute)
+
+
+def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
+    """Everything of a session's tree but the workspace, in the order of making."""
+    tmp = profile.limits.tmp
+    places = tuple((where, mode, executes(profile, where)) for where, mode in SCRATCH_PLACES)
+    inodes = max(1024, tmp // _INODE_BYTES)
+    plan: list[Operation] = [
+        Bind(path, writable, executable=executes(profile, path)) for path, writable in bound_paths(profile)
+    ]
+    plan += [
+        Proc("/proc"),
+        Tmpfs("/dev", size=65536, inodes=64, attributes=MOUNT_ATTR_NOSUID),
+        Scratch("/.scratch", tmp, inodes, identity.uid, identity.gid, places),
+    ]
+    plan += [Device(f"/dev/{name}", major, minor) for name, major, minor in DEVICES]
+    plan += [
+        Symlink("/dev/fd", "/proc/self/fd"),
+        Symlink("/dev/stdin", "/proc/self/fd/0"),
+        Symlink("/dev/stdout", "/proc/self/fd/1"),
+        Symlink("/dev/stderr", "/proc/self/fd/2"),
+        Symlink("/dev/ptmx", "pts/ptmx"),
+        Devpts("/dev/pts"),
+        Symlink("/etc/mtab", "/proc/self/mounts"),
+        *etc_files(identity),
+        Directory("/run"),
+        Directory("/var"),
+    ]
+    plan += [Mask(f"/proc/{name}") for name in MASKED]
+    return plan
+
+
+def landlock_rules(profile: Profile, workspace: str) -> Rules:
+    """The profile's three lists as Landlock grants them, with what every session has of its own."""
+
+    def expand(paths: tuple[str, ...]) -> list[str]:
+        found = [workspace + p[len(WORKSPACE) :] if p.startswith(WORKSPACE) else p for p in paths]
+        return [*found, "/var/tmp"] if "/tmp" in found else found  # noqa: S108 - both are the session's own
+
+    return Rules(
+        read=[*expand(profile.read), "/etc", "/proc", "/dev"],
+        write=[*expand(profile.write), HOME, "/dev/shm"],  # noqa: S108
+        execute=expand(profile.execute),
+        devices=[*(f"/dev/{name}" for name, _, _ in DEVICES), "/dev/pts"],
+    )

@@ -1,0 +1,206 @@
+"""What the prover asks of the children of a profile, what it puts outside for them to reach, and how it judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from supervisor.launcher.plan import HOME, WORKSPACE
+from supervisor.policy.match import inside
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from supervisor.launcher.workspace import Workspace
+    from supervisor.layout import Layout
+    from supervisor.policy.snapshot import Profile
+    from supervisor.wire.messages import RunEnded
+
+_MIB = 1 << 20
+# Bounds of a proof are the profile's own, or these where the profile's would take long to reach: the mechanism that
+# is proved is the same, and that the nominal value is what the kernel holds is read back beside it.
+_QUICK = {"memory": 48 * _MIB, "processes": 12, "cpu": 10, "files": 32, "disk": _MIB, "timeout_ms": 150}
+_TMP = 2 * _MIB
+_SECONDS_OF_SPIN = 0.25
+
+Proof = tuple[str, bool, str]
+
+
+class Answer(NamedTuple):
+    ended: RunEnded
+    said: bytes
+
+    def json(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.said)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def narrowed(profile: Profile) -> Profile:
+    """The profile with a /tmp that can be filled in a moment."""
+    return replace(profile, limits=replace(profile.limits, tmp=min(profile.limits.tmp, _TMP)))
+
+
+def plan(profile: Profile) -> dict[str, tuple[dict[str, int], dict[str, Any]]]:
+    """probe -> (limits to narrow to, question for the child)."""
+    limits = profile.limits
+
+    def quick(name: str) -> dict[str, int]:
+        held = getattr(limits, name)
+        return {name: min(held, _QUICK[name]) if held else _QUICK[name]}
+
+    memory, processes, disk = quick("memory"), quick("processes"), quick("disk")
+    writable = any(p.startswith(WORKSPACE) for p in profile.write)
+    scratch = next(p for p in ("/tmp", HOME) if p in profile.write or p == HOME)  # noqa: S108
+    asked: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+        "confinement": ({}, {"what": "confinement"}),
+        "nominal": ({}, {"what": "cpu", "seconds": 0}),
+        "memory": (memory, {"what": "memory", "bytes": memory["memory"] + 32 * _MIB}),
+        "processes": (processes, {"what": "processes", "count": processes["processes"] + 8}),
+        "cpu": (quick("cpu"), {"what": "cpu", "seconds": _SECONDS_OF_SPIN}),
+        "files": (quick("files"), {"what": "files"}),
+        "tmp": ({}, {"what": "disk", "place": scratch, "most": limits.tmp + _MIB}),
+        "timeout": (quick("timeout_ms"), {"what": "timeout"}),
+    }
+    if writable:
+        asked["mark"] = ({}, {"what": "mark"})
+        asked["disk"] = (disk, {"what": "disk", "place": WORKSPACE, "most": disk["disk"] + _MIB})
+    return asked
+
+
+class Canaries:
+    """What a confined child must not reach: a file, a directory, and sockets of the host. Gone when left."""
+
+    def __init__(self, layout: Layout, profile: Profile, workspace: str) -> None:
+        self._directory = os.path.join(os.path.realpath(layout.run), f"canary-{os.getpid()}")
+        self._profile, self._workspace = profile, workspace
+        self._sockets: list[socket.socket] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> dict[str, Any]:
+        os.mkdir(self._directory, 0o755)
+        self._stack.callback(shutil.rmtree, self._directory)
+        os.chmod(self._directory, 0o777)  # noqa: S103 - permissions must not be what keeps the child out
+        secret = os.path.join(self._directory, "secret")
+        with open(secret, "x", encoding="ascii") as f:
+            f.write("canary")
+        os.chmod(secret, 0o644)
+        path, abstract = os.path.join(self._directory, "socket"), f"\0stockade-canary-{os.getpid()}"
+        port = 0
+        for family, kind, address in (
+            (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
+            (socket.AF_UNIX, socket.SOCK_STREAM, path),
+            (socket.AF_UNIX, socket.SOCK_STREAM, abstract),
+        ):
+            s = self._stack.enter_context(socket.socket(family, kind))
+            s.bind(address)
+            s.listen(8)
+            s.setblocking(False)
+            self._sockets.append(s)
+            port = port or s.getsockname()[1]
+        os.chmod(path, 0o666)  # noqa: S103
+        return {
+            **_places(self._profile, self._workspace, self._directory),
+            "port": port,
+            "socket": path,
+            "abstract": abstract,
+            "shell": self._profile.shell,
+            "workspace": self._workspace,
+        }
+
+    def __exit__(self, *_: tuple[type[BaseException] | None, BaseException | None, TracebackType | None]) -> None:
+        self._stack.close()
+
+    def reached(self) -> bool:
+        """Whether anything connected to a socket outside."""
+        for s in self._sockets:
+            try:
+                s.accept()[0].close()
+            except BlockingIOError:
+                continue
+            return True
+        return False
+
+
+def _places(profile: Profile, workspace: str, outside: str) -> dict[str, list[str]]:
+    def granted(path: str, paths: tuple[str, ...]) -> bool:
+        return any(inside(path, p.replace(WORKSPACE, workspace)) for p in paths)
+
+    everything = (*profile.read, *profile.execute, *profile.write)
+    unreadable = [p for p in (f"{outside}/secret",) if not granted(p, everything)]
+    candidates = (outside, "/", "/etc", "/usr", "/var", "/run", "/dev", "/proc", "/proc/sys/kernel")
+    unwritable = [p for p in candidates if not granted(p, profile.write)]
+    if not granted(workspace, profile.write):
+        unwritable.append(workspace)
+    places = [p for p in (workspace, "/tmp", HOME, "/dev/shm") if not granted(p, profile.execute)]  # noqa: S108
+    return {"unreadable": unreadable, "unwritable": unwritable, "not_executable": places}
+
+
+def judge(profile: Profile, answers: dict[str, Answer], canaries: Canaries) -> list[Proof]:
+    """(probe, whether it holds, what was seen) for every proof; a child that did not answer proves nothing."""
+    proofs: list[Proof] = []
+
+    def claim(probe: str, holds: bool, seen: str) -> None:
+        proofs.append((probe, holds, seen))
+
+    confined = answers["confinement"].json()
+    for probe in ("read_outside", "write_outside", "exec_outside", "shell", "network", "seccomp", "identity"):
+        tries = confined.get(probe)
+        wrong = {
+            k: v for k, v in (tries or {"no answer": answers["confinement"].ended.detail}).items() if v or not tries
+        }
+        claim(
+            probe, not wrong, "; ".join(f"{k}: {v}" for k, v in wrong.items()) or f"{len(tries or ())} attempts denied"
+        )
+    if canaries.reached():
+        claim("network", False, "a socket of the host was reached")
+    held = answers["nominal"].ended.receipt.get("limits", {})
+    for probe, key, nominal in (
+        ("memory", "memory", profile.limits.memory),
+        ("processes", "pids", profile.limits.processes),
+    ):
+        answer = answers[probe]
+        bound = held.get(key) == nominal
+        if probe == "memory":
+            stopped = answer.ended.cause == "memory" and answer.ended.usage.get("memory_oom", 0) > 0
+        else:
+            forked = answer.json().get("forked", -1)
+            stopped = 0 <= forked < _QUICK["processes"] and answer.ended.usage.get("pids_refused", 1) > 0
+        claim(
+            probe,
+            stopped and bound,
+            f"kernel holds {held.get(key)}, ended as {answer.ended.cause} {answer.said[:80]!r}",
+        )
+    spun = answers["cpu"].json().get("cpu", _SECONDS_OF_SPIN)
+    claim("cpu", spun < 0.8 * _SECONDS_OF_SPIN, f"{spun:.3f} s of CPU in {_SECONDS_OF_SPIN} s at 10%")
+    files = answers["files"].json()
+    claim("files", 0 < files.get("highest", 0) < _QUICK["files"], f"highest descriptor {files.get('highest')}")
+    late = answers["timeout"].ended
+    claim("timeout", late.cause == "timeout", f"ended as {late.cause}, {late.usage.get('killed')} killed")
+    for probe in ("tmp", "disk"):
+        if probe in answers:
+            found = answers[probe].json()
+            full = found.get("errno", 0) != 0
+            claim(probe, full, f"stopped after {found.get('written')} bytes by errno {found.get('errno')}")
+        else:
+            claim(probe, True, "nothing of the workspace is writable")
+    return proofs
+
+
+def judge_owner(profile: Profile, workspace: Workspace, mark: Answer | None) -> Proof:
+    """Whether what a child wrote belongs to the owner of the workspace, seen from outside."""
+    if mark is None:
+        return ("workspace_owner", True, "nothing of the workspace is writable")
+    try:
+        found = os.stat("mark", dir_fd=workspace.fd, follow_symlinks=False)
+    except OSError as e:
+        return ("workspace_owner", False, f"the child could not write: {mark.said[:80]!r} {mark.ended.detail}: {e}")
+    good = (found.st_uid, found.st_gid) == (workspace.uid, workspace.gid)
+    return ("workspace_owner", good, f"{profile.workspace_owner}: the file belongs to {found.st_uid}:{found.st_gid}")

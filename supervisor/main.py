@@ -1,0 +1,111 @@
+"""The main process after it gave up root: puts the rooms together and lives until it is told to end, or must.
+
+The second half of the composition root (daemon.py is the first): it imports what is large, so it is imported last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from supervisor import systemd
+from supervisor.api import server
+from supervisor.audit import events
+from supervisor.audit.client import AuditClient
+from supervisor.errors import PolicyInvalid, StockadeError
+from supervisor.runs.service import Supervisor
+from supervisor.runtimes.native import LauncherClient
+
+if TYPE_CHECKING:
+    import socket
+
+    from supervisor.layout import Layout
+
+EX_CONFIG = 78  # sysexits.h
+
+log = logging.getLogger("stockade")
+
+
+class Main:
+    def __init__(
+        self,
+        where: Layout,
+        listener: socket.socket,
+        launcher: socket.socket,
+        auditor: socket.socket,
+        bases: list[str],
+        version: str,
+    ) -> None:
+        self._where, self._listener, self._bases, self._version = where, listener, bases, version
+        self._launcher, self._auditor = launcher, auditor
+        self._end: asyncio.Future[int]
+
+    async def run(self) -> int:
+        """Serve; the exit status. 0 when asked to end, 1 when launcher or auditor is gone, 78 for a bad policy."""
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        loop = asyncio.get_running_loop()
+        self._end = loop.create_future()
+        audit = AuditClient(self._auditor, loop)
+        runtime = LauncherClient(self._launcher)
+        audit.on_lost(lambda: self._lost("auditor"))
+        runtime.on_lost(lambda: self._lost("launcher"))
+        supervisor = Supervisor(runtime, audit, self._where, self._version)
+        try:
+            await supervisor.load()
+        except StockadeError as e:
+            self._tell(e)
+            return EX_CONFIG if isinstance(e, PolicyInvalid) else 1
+        serving = await server.serve(supervisor, self._listener, self._bases)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._finish, 0)
+        reloads: set[asyncio.Task[None]] = set()
+
+        def hang_up() -> None:
+            task = loop.create_task(self._reload(supervisor))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        await audit.record(events.service(action="start", outcome="ok", result={"version": self._version}))
+        systemd.notify("READY=1\nSTATUS=serving")
+        log.info("serving %s", self._where.socket)
+        self._sign_of_life(loop)
+        status = await self._end
+        systemd.notify("STOPPING=1")
+        await serving.stop()
+        if status == 0:
+            await audit.record(events.service(action="stop", outcome="ok"))
+        return status
+
+    def _finish(self, status: int) -> None:
+        if not self._end.done():
+            self._end.set_result(status)
+
+    def _lost(self, who: str) -> None:
+        """Without launcher or auditor nothing can run: end, and the service manager starts a whole service again."""
+        if not self._end.done():
+            log.critical("the %s is gone; ending", who)
+            self._end.set_result(1)
+
+    async def _reload(self, supervisor: Supervisor) -> None:
+        systemd.notify("RELOADING=1")
+        try:
+            await supervisor.reload(None)
+        except StockadeError as e:
+            self._tell(e)
+        systemd.notify("READY=1")
+
+    def _tell(self, error: StockadeError) -> None:
+        log.error("%s: %s", error.code, error.detail)
+        for finding in error.extra.get("findings", ()):
+            log.error("policy: %s", json.dumps(finding))
+
+    def _sign_of_life(self, loop: asyncio.AbstractEventLoop) -> None:
+        interval = systemd.watchdog_interval()
+        if interval is not None:
+            systemd.notify("WATCHDOG=1")
+            loop.call_later(interval, self._sign_of_life, loop)
