@@ -74,7 +74,7 @@ class SessionBody(Request):
     workspace: AbsolutePath
     profile: Name | None = None
     limits: LimitsBody | None = None
-    labels: Annotated[dict[LabelName, Label], Field(max_length=32)] = {}
+    labels: Annotated[dict[LabelName, Label], Field(max_length=32, default_factory=dict)]
 
     def request(self) -> SessionRequest:
         return SessionRequest(self.workspace, self.profile, wire_limits(self.limits), dict(self.labels))
@@ -97,7 +97,7 @@ class ShellBody(Request):
 
     argv: Annotated[list[Argument], Field(max_length=MAX_ARGS, json_schema_extra={"minItems": 1})] | None = None
     script: Text | None = None
-    env: Annotated[dict[EnvName, Argument], Field(max_length=MAX_ARGS)] = {}
+    env: Annotated[dict[EnvName, Argument], Field(max_length=MAX_ARGS, default_factory=dict)]
     cwd: Path | None = None
     stdin: str | None = None
     stdin_base64: Base64 | None = None
@@ -105,7 +105,7 @@ class ShellBody(Request):
     timeout: Time | None = None
     idle_timeout: Time | None = None
     limits: LimitsBody | None = None
-    labels: Annotated[dict[LabelName, Label], Field(max_length=32)] = {}
+    labels: Annotated[dict[LabelName, Label], Field(max_length=32, default_factory=dict)]
     background: bool = False
     dry_run: bool = False
 

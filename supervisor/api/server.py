@@ -286,21 +286,30 @@ async def read_body(http: web.BaseRequest) -> bytes:
     too_large = TooLarge("the body is too large", allowed=f"{MAX_BODY} bytes", hint="put large input into a file")
     if (http.content_length or 0) > MAX_BODY:
         raise too_large
+    try:
+        if http.content.is_eof():  # as a rule it came together with the head
+            data = http.content.read_nowait()
+        else:
+            data = await _arriving(http, too_large)
+    except (web.RequestPayloadError, HttpProcessingError) as e:
+        raise Malformed("the body's transfer coding is broken") from e
+    if len(data) > MAX_BODY:
+        raise too_large
+    return data
+
+
+async def _arriving(http: web.BaseRequest, too_large: TooLarge) -> bytes:
     await _continue(http)
-    parts: list[bytes] = []
-    size = 0
+    data = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while chunk := await http.content.readany():
-                size += len(chunk)
-                if size > MAX_BODY:
+                data += chunk
+                if len(data) > MAX_BODY:
                     raise too_large
-                parts.append(chunk)
     except TimeoutError as e:
         raise RequestTimeout(f"the body did not arrive within {BODY_SECONDS:.0f} s") from e
-    except (web.RequestPayloadError, HttpProcessingError) as e:
-        raise Malformed("the body's transfer coding is broken") from e
-    return b"".join(parts)
+    return bytes(data)
 
 
 async def _continue(http: web.BaseRequest) -> None:

@@ -88,6 +88,13 @@ async def test_what_is_not_http_gets_a_problem_and_no_connection(api: Api, raw: 
     assert (status, problem["code"]) == (400, "malformed")
 
 
+async def test_a_broken_transfer_coding_is_a_400(api: Api) -> None:
+    head = b"POST /v1/runs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for chunks in (b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}X\r\n0\r\n\r\n"):
+        status, problem = problem_of(await api.raw(head + chunks))
+        assert (status, problem["code"]) == (400, "malformed")
+
+
 async def test_an_unknown_route_names_the_nearest(api: Api) -> None:
     status, problem, _ = await api.ask("GET", "/v1/run")
     assert (status, problem["code"]) == (404, "not_found")
