@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import pwd
+import re
 import select
 import shutil
 import signal
@@ -122,7 +123,11 @@ class Daemon:
         path.chmod(0o644)
 
     def __enter__(self) -> Daemon:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,14 +181,10 @@ class Daemon:
     def children(self) -> dict[str, int]:
         """The pids of launcher and auditor, by the uid they run under."""
         found = {}
-        listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in map(int, listed):
-            uid = os.stat(f"/proc/{pid}/status").st_uid
-            real = int(
-                next(l for l in Path(f"/proc/{pid}/status").read_text().splitlines() if l.startswith("Uid:")).split()[1]
-            )
-            found["launcher" if real == 0 else "auditor"] = pid
-            del uid
+        for pid in map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()):
+            status = Path(f"/proc/{pid}/status").read_text()
+            uid = int(re.search(r"^Uid:\t(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+            found["launcher" if uid == 0 else "auditor"] = pid
         return found
 
     def connect(self, agent: Agent | None = None) -> Connection:
