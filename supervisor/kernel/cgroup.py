@@ -28,7 +28,6 @@ controllers of our own cgroup2 directory. On v1 an out-of-memory kill takes one 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -191,7 +190,9 @@ class Group:
         return self._events
 
     def join_fds(self, *, unified: bool = True) -> tuple[int, ...]:
-        """A file of every hierarchy that takes who writes "0" into it; kept open. `unified=False` after CLONE_INTO_CGROUP.
+        """A file of every hierarchy that takes who writes "0" into it, kept open.
+
+        `unified=False` leaves out the one that CLONE_INTO_CGROUP has seen to.
 
         On v1 that is `tasks`: for the writing thread itself the kernel then skips the lock that cgroup.procs takes on
         every thread group of the host, and with it an RCU grace period of 5 to 25 ms after idleness (5.4 and later).
@@ -217,9 +218,9 @@ class Group:
 
     def signal(self, number: int) -> None:
         """Send a signal to every process inside; what is forked meanwhile may miss it."""
+        paths = _paths(self._dirs)
         for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+            _signal_member(pid, paths, number)
 
     def kill(self) -> None:
         """Send SIGKILL to everything inside; what a v1 round misses (a fork in flight) the next one gets."""
@@ -353,20 +354,25 @@ def _round(dirs: dict[Hierarchy, str]) -> None:
 
     Every hierarchy is asked for its processes: one that died while it joined may be in some of them only.
     """
-    paths = [h.path + d[len(h.base) :] for h, d in dirs.items()]
+    paths = _paths(dirs)
     groups = [(h, g) for h, d in dirs.items() for g in files.walk(d)]
     for h, group in groups:
         _freeze(h, group, frozen=True)
     try:
         for pid in set().union(*(files.pids(d) for d in dirs.values())):
-            _kill_member(pid, paths)
+            _signal_member(pid, paths, signal.SIGKILL)
     finally:
         for h, group in groups:
             _freeze(h, group, frozen=False)
 
 
-def _kill_member(pid: int, paths: list[str]) -> None:
-    """SIGKILL a process if it is in one of these cgroups or below, however its pid may have been reused.
+def _paths(dirs: dict[Hierarchy, str]) -> list[str]:
+    """These groups as /proc/PID/cgroup names them."""
+    return [h.path + d[len(h.base) :] for h, d in dirs.items()]
+
+
+def _signal_member(pid: int, paths: list[str], number: int) -> None:
+    """Signal a process if it is in one of these cgroups or below, however its pid may have been reused.
 
     The pidfd pins one process first. If the look at /proc meets another one under the same number, the pinned
     one is dead and the signal goes nowhere.
@@ -381,7 +387,7 @@ def _kill_member(pid: int, paths: list[str]) -> None:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as f:
             member = memberships(f.read()).values()
         if any(m == p or m.startswith(p + "/") for m in member for p in paths):
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            signal.pidfd_send_signal(fd, number)
     except (FileNotFoundError, ProcessLookupError):
         return
     finally:
