@@ -90,13 +90,13 @@ cached_venv() { # DIR LOCK
 
 # The service's users and group where systemd-sysusers has not made them; remove_made_users takes back only these.
 MADE_USERS=() MADE_GROUPS=()
-make_users() { # DEMO-USER or ""
+make_users() { # ONE-MORE
     local user
     if ! getent group stockade-clients >/dev/null; then
         groupadd --system stockade-clients
         MADE_GROUPS+=(stockade-clients)
     fi
-    for user in stockade stockade-audit ${1:+"$1"}; do
+    for user in stockade stockade-audit "$1"; do
         if ! getent passwd "$user" >/dev/null; then
             useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
             MADE_USERS+=("$user")

@@ -24,9 +24,9 @@ KNOWN_HOSTS = (
     "127.0.0.1",
 )
 HOST = re.compile(r"https?://([A-Za-z0-9.\-_]+)")
-# Directories of whoever wrote a file. "/home/agent" is what a sandboxed child sees.
+# Directories of whoever wrote a file. "/home/agent" is what a sandboxed child sees, the other names are examples.
 MACHINE_PATH = re.compile(
-    r"(?<![\w$}.])/(?:work|root/\.\w+|root/venvs|tmp/b|home/(?!agent\b|user\b|alice\b|bob\b|USER\b)\w+)/"
+    r"(?<![\w$}.])/(?:work|root/\.\w+|root/venvs|tmp/b|home/(?!agent\b|user\b|alice\b|bob\b|USER\b|\w\b)\w+)/"
 )
 
 
