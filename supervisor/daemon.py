@@ -12,6 +12,7 @@ import grp
 import os
 import pwd
 import socket
+import stat
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -23,6 +24,13 @@ from supervisor.wire import framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# What the service manager says to the service (sd_notify(3), sd_listen_fds(3)), and what programs need to run.
+KEPT_ENVIRONMENT = (
+    "PATH", "LANG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+    "INVOCATION_ID", "JOURNAL_STREAM",
+)  # fmt: skip
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from supervisor.daemon import entry; entry()"
 
 EX_CONFIG = 78  # sysexits.h: systemd does not restart on it (RestartPreventExitStatus=)
 EX_NOPERM = 77
@@ -68,8 +76,12 @@ def make_directories(where: Layout, who: Accounts) -> None:
         os.makedirs(path, mode=0o755, exist_ok=True)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchown(fd, uid, gid)
-            os.fchmod(fd, mode)
+            # Only what is not so yet: the unit sees /etc read-only, where even a change to the same is refused.
+            info = os.fstat(fd)
+            if (info.st_uid, info.st_gid) != (uid, gid):
+                os.fchown(fd, uid, gid)
+            if stat.S_IMODE(info.st_mode) != mode:
+                os.fchmod(fd, mode)
         finally:
             os.close(fd)
 
@@ -180,8 +192,19 @@ def programs() -> list[str]:
     return [*{here, sys.prefix, sys.base_prefix, sys.exec_prefix, "/usr", "/lib", "/lib64"}]
 
 
-def serve(root: str | None = None) -> int:
-    """`stockade serve`: the exit status of the service. See docs/architecture.md for the processes."""
+def serve(root: str | None = None) -> NoReturn:
+    """`stockade serve`: become the service. See docs/architecture.md for the processes.
+
+    A fresh interpreter, because what this one imported for the command line would be copied into every child that
+    the launcher forks; isolated (-I) and with a clean environment, because it is root.
+    """
+    kept = {k: v for k, v in os.environ.items() if k in KEPT_ENVIRONMENT}
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    os.execve(sys.executable, [sys.executable, "-I", "-c", _BOOT, here, *([root] if root else [])], kept)  # noqa: S606
+
+
+def run(root: str | None) -> int:
+    """The life of the service; its exit status."""
     try:
         if os.geteuid() != 0:
             raise StartError(EX_NOPERM, "the service starts as root (it drops it at once); use systemctl or sudo")
@@ -246,5 +269,5 @@ def become_main(
 
 
 def entry() -> NoReturn:
-    """For `python -m supervisor serve` in tests and scripts: the same as the command."""
-    sys.exit(serve(sys.argv[2] if len(sys.argv) > 2 else None))
+    """Where the fresh interpreter begins: argv is PACKAGE_PARENT [ROOT]."""
+    sys.exit(run(sys.argv[2] if len(sys.argv) > 2 else None))
