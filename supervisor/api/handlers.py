@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -13,10 +13,13 @@ from supervisor.api.call import Answer, answer
 from supervisor.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from supervisor.api.call import Call
     from supervisor.runs.model import Run, RunRequest
 
 Response = Answer | web.StreamResponse
+T = TypeVar("T")
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
@@ -145,6 +148,20 @@ async def close_session(call: Call) -> Response:
     return answer(views.session(session))
 
 
+_begun: set[asyncio.Task[Any]] = set()  # the loop itself only holds weak references to tasks
+
+
+async def _to_the_end(order: Coroutine[Any, Any, T]) -> T:
+    """The result of an order that concerns everybody: once begun it is carried out though its client be gone.
+
+    Half a reload would leave main and launcher with different policies, half a stop would not outlive a restart.
+    """
+    task = asyncio.create_task(order)
+    _begun.add(task)
+    task.add_done_callback(_begun.discard)
+    return await asyncio.shield(task)
+
+
 # --- the service ----------------------------------------------------------------------------------------------
 
 
@@ -161,15 +178,15 @@ async def get_policy(call: Call) -> Response:
 
 
 async def reload_policy(call: Call) -> Response:
-    return answer(await call.supervisor.reload(call.peer))
+    return answer(await _to_the_end(call.supervisor.reload(call.peer)))
 
 
 async def stop(call: Call) -> Response:
-    return answer(await call.supervisor.stop(call.peer, call.body.reason))
+    return answer(await _to_the_end(call.supervisor.stop(call.peer, call.body.reason)))
 
 
 async def resume(call: Call) -> Response:
-    return answer(await call.supervisor.resume(call.peer))
+    return answer(await _to_the_end(call.supervisor.resume(call.peer)))
 
 
 async def get_events(call: Call) -> Response:

@@ -121,7 +121,7 @@ class Keys:
 
     def _settle(self, name: tuple[int, str], entry: _Entry) -> None:
         task = entry.task
-        if task.cancelled() or task.exception() is not None or task.result().status >= 300:
+        if task.cancelled() or task.exception() is not None:
             self._forget(name, entry)
             return
         entry.done = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1  # where the error does not know better
+
+
+def new_request_id() -> str:
+    return f"req-{secrets.token_hex(8)}"
 
 
 def headers(error: StockadeError, request_id: str) -> dict[str, str]:

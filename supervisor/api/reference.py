@@ -76,6 +76,14 @@ A run with `"stdin_stream": true` reads what is sent to `POST /v1/runs/{id}/stdi
 ```sh
 curl --unix-socket /run/stockade/api.sock -T - http://localhost/v1/runs/run-…/stdin -X POST < data
 ```
+
+`GET /v1/events` is a stream of server-sent events: what happens to the caller's runs and sessions, and what concerns
+everybody. A client that comes back with `Last-Event-ID` gets what it missed; where that is not kept any more,
+`subscription.gap` comes first. A client that does not keep up gets `subscription.dropped` as its last event.
+
+```sh
+curl --unix-socket /run/stockade/api.sock -N http://localhost/v1/events
+```
 """
 
 

@@ -33,6 +33,8 @@ class Double:
         self.starts = 0
         self.started: asyncio.Queue[Run] = asyncio.Queue()
         self.ended: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.stopping, self.go_on, self.stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.go_on.set()
         self.peers: list[Peer] = []
         self._spool = spool
         self._runs: dict[str, Run] = {}
@@ -161,6 +163,9 @@ class Double:
         await self._inputs[ident].feed(chunk, eof=eof)
 
     async def stop(self, peer: Peer, reason: str) -> dict[str, Any]:
+        self.stopping.set()
+        await self.go_on.wait()
+        self.stopped.set()
         return {"stopped": True, "reason": reason}
 
     async def resume(self, peer: Peer) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from supervisor.api import answers
 from supervisor.errors import Denied
 
@@ -245,3 +247,16 @@ async def test_who_comes_back_gets_the_events_that_it_missed(api: Api) -> None:
             await answered.content.readuntil(b"\n\n")
             for line in expected:
                 assert (await answered.content.readuntil(b"\n\n")).split(b"\n")[0] == line
+
+
+@pytest.mark.parametrize("key", [b"", b"Idempotency-Key: k\r\n"])
+async def test_a_stop_is_carried_out_though_its_client_be_gone(api: Api, key: bytes) -> None:
+    api.double.go_on.clear()
+    _, writer = await asyncio.open_unix_connection(api.path)
+    writer.write(b"POST /v1/stop HTTP/1.1\r\nHost: x\r\n%sContent-Length: 0\r\n\r\n" % key)
+    await api.double.stopping.wait()
+    writer.close()
+    await writer.wait_closed()
+    assert (await api.ask("GET", "/health"))[0] == 200  # by now the server has seen the end of the other connection
+    api.double.go_on.set()
+    await api.double.stopped.wait()
