@@ -141,4 +141,4 @@ def serve(*, root: str | None) -> None:
     """
     from supervisor.daemon import serve as daemon
 
-    raise click.exceptions.Exit(daemon(root))
+    daemon(root)

@@ -20,6 +20,7 @@
     group.events_fd -> int | None        epoll(7) EPOLLPRI when populated() may have changed; None on pure v1
     group.counters() -> dict[str, int]   memory_peak memory_oom pids_peak pids_refused cpu_us cpu_user_us
                                          cpu_system_us read_bytes written_bytes, absent where the kernel has none
+    group.cpu_us() -> int                the first of them alone
     group.remove() -> bool               False while busy; idempotent. group.close() only closes descriptors
 
 Everything here raises OSError and says nothing. Nothing outside `bases()` is changed, but for the LEAF and the
@@ -242,6 +243,15 @@ class Group:
         if fd is not None:
             return b"populated 1" in os.pread(fd, 256, 0)
         return any(files.pids(d) for d in self._dirs.values())
+
+    def cpu_us(self) -> int:
+        """CPU time used so far, in microseconds; 0 where the kernel does not count it."""
+        for h, directory in self._dirs.items():
+            if h.version == 2:
+                return files.cpu_counters(directory)["cpu_us"] or 0
+            if "cpuacct" in h.carries:
+                return files.cpuacct_counters(directory)["cpu_us"] or 0
+        return 0
 
     def counters(self) -> dict[str, int]:
         found: dict[str, int | None] = {}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from supervisor.launcher.plan import Identity
 
 _OOM_SCORE_ADJ = b"500"  # the kernel takes a sandboxed process before a service of the host (proc_pid_oom_score_adj(5))
-_MAX_ORDER = 256 * 1024  # bytes of the packet that says what to execute
 
 
 class Orders(NamedTuple):
@@ -66,7 +65,7 @@ def confine(orders: Orders, leader: int, join: Callable[[], None], ctl: socket.s
     p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
     p.prctl(p.PR_SET_DUMPABLE, 0)
     if ruleset is None:
-        data, fds, _ = framing.take(ctl, 16)
+        data, fds, _ = framing.take(ctl)
         if not data:
             os._exit(0)
         ruleset = fds[0]
@@ -112,7 +111,7 @@ def live(
     try:
         confine(orders, leader, join, ctl, ruleset)
         step = "wait"
-        data, fds, _ = framing.take(ctl, _MAX_ORDER)
+        data, fds, _ = framing.take(ctl)
         if not data:
             os._exit(0)
         order = json.loads(data)

@@ -113,7 +113,7 @@ def lead(
         forbid_memfd_exec()
         tell(ctl, {"ready": True, "missing": missing})
         step = "workspace"
-        data, fds, _ = framing.take(ctl, 65536)
+        data, fds, _ = framing.take(ctl)
         if not data:
             os._exit(0)
         ruleset, absent = adopt(profile, json.loads(data)["workspace"], fds[0])

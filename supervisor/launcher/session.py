@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _SESSION_SLACK_BYTES = 64 << 20  # leader, children being made and tmpfs, above what one run may use
 _SESSION_SLACK_PIDS = 32
-_MOST_SAID = 64 << 10  # bytes of a packet of a leader or child
 
 
 class World(NamedTuple):
@@ -81,7 +80,7 @@ class Process:
     def heard(self) -> tuple[dict[str, Any], int | None] | None:
         """The next packet of the other side and its descriptor, or None when there is none or it is gone."""
         try:
-            data, fds, _ = framing.take(self.ctl, _MOST_SAID, socket.MSG_DONTWAIT)
+            data, fds, _ = framing.take(self.ctl, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except OSError:

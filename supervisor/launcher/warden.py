@@ -335,7 +335,7 @@ class Warden:
         if limits != session.profile.limits:
             apply_limits(child.group, limits)
             child.narrowed = True
-        run.cpu_baseline_us = child.group.counters().get("cpu_us", 0)
+        run.cpu_baseline_us = child.group.cpu_us()
         if session.disk is not None:
             run.disk_start = session.disk.mark()
         order(run, message.argv, message.env, message.cwd, fds)

@@ -14,6 +14,9 @@ from typing import Any
 from supervisor.wire.messages import MAX_FDS, MAX_MESSAGE, Message, Vocabulary, WireError, decode, encode
 
 _INT = array.array("i").itemsize
+# One buffer for the life of the process: a new one for every packet would be 192 KiB to fault in each time. Whoever
+# receives has one thread.
+_BUFFER = memoryview(bytearray(MAX_MESSAGE + 1))
 _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * _INT)  # one more than permitted, so that "too many" is seen
 
 
@@ -31,19 +34,19 @@ def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> No
     sock.sendmsg([encode(message)], rights)
 
 
-def take(sock: socket.socket, most: int, flags: int = 0) -> tuple[bytes, list[int], int]:
+def take(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int], int]:
     """One packet as it is: (bytes, descriptors, flags of recvmsg(2)); the descriptors are the caller's.
 
     socket.recv_fds() will not do: it ignores its flags.
     """
-    data, ancillary, flags, _ = sock.recvmsg(most, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    size, ancillary, flags, _ = sock.recvmsg_into([_BUFFER], _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             got = array.array("i")
             got.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(got)
-    return data, fds, flags
+    return bytes(_BUFFER[:size]), fds, flags
 
 
 def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]] | None:
@@ -52,7 +55,7 @@ def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]]
     Raises WireError for anything that is not one of `permitted`, with all received descriptors closed;
     BlockingIOError on a non-blocking socket with nothing to read.
     """
-    data, fds, flags = take(sock, MAX_MESSAGE + 1)
+    data, fds, flags = take(sock)
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise WireError("truncated packet")
