@@ -7,6 +7,7 @@ what remains of the service restarts (design, section 3).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -18,6 +19,7 @@ from supervisor.launcher import workspace as workspaces
 from supervisor.launcher.outbox import Full, Outbox
 from supervisor.launcher.reload import Reloading
 from supervisor.launcher.warden import Surprise, Warden
+from supervisor.policy.narrow import narrow_limits
 from supervisor.wire import framing
 from supervisor.wire import messages as w
 
@@ -125,9 +127,10 @@ class Monitor:
         self.to_auditor.send(w.Record(self._records if follow is not None else 0, event))
 
     def _surprised(self, what: str) -> None:
-        sys.stderr.write(f"launcher: fatal: {what}\n")
-        self._record(events.security(action="launcher", outcome="fatal", reason=what))
         self.loop.running = False
+        self._record(events.security(action="launcher", outcome="fatal", reason=what))
+        with contextlib.suppress(OSError):  # a full or closed log of the service must not hide it from the auditor
+            sys.stderr.write(f"launcher: fatal: {what}\n")
 
     def _refuse(self, ident: int, error: StockadeError) -> None:
         body = error.as_dict()
@@ -163,6 +166,7 @@ class Monitor:
             profile = self.snapshot.profile(message.profile)
             if profile is None or message.profile not in caller.profiles or message.profile in self.refused:
                 raise Denied(f"profile {message.profile} is not served to this caller", field="profile")
+            narrow_limits(profile.limits, message.limits, source=profile.source)
             workspace = workspaces.open_workspace(message.workspace, caller, message.uid)
             try:
                 self.warden.open_session(message, profile, workspace)
