@@ -46,7 +46,7 @@ def confine(orders: Orders, leader: int, join: Callable[[], None], ctl: socket.s
     """Every layer, in the order in which each still may be set. Raises OSError at the first that fails."""
     reset_signals()
     join()
-    for descriptor in (1, 2):  # the launcher's stdin is /dev/null; its stderr is the service's log and not for a run
+    for descriptor in (1, 2):  # the launcher's stderr is the service's log and not for a run
         os.dup2(0, descriptor)
     keep = (leader, ctl.fileno()) if ruleset is None else (leader, ctl.fileno(), ruleset)
     p.close_from(3, keep)
@@ -56,6 +56,10 @@ def confine(orders: Orders, leader: int, join: Callable[[], None], ctl: socket.s
     os.close(leader)
     os.chdir("/")
     os.umask(0o022)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the session's own, so that /dev/stdin can be opened anew
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     os.write(score, _OOM_SCORE_ADJ)
     os.close(score)

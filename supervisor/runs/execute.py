@@ -316,9 +316,12 @@ def _pipes(count: int, *, fed: bool) -> tuple[list[int], list[int]]:
     try:
         for i in range(count):
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            own, other = (writing, reading) if fed and i == 0 else (reading, writing)
+            into = fed and i == 0
+            own, other = (writing, reading) if into else (reading, writing)
             ours.append(own)
             theirs.append(other)
+            # /dev/stdout and its like open the pipe anew, under the session's uid: proc_pid_fd(5).
+            os.fchmod(own, 0o644 if into else 0o622)
             os.set_blocking(own, False)
     except OSError as e:
         _close(ours + theirs)
