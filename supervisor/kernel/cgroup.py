@@ -5,9 +5,10 @@
     tree.sweep()                         kill and remove all below the base, also what a killed predecessor left
     tree.layers() -> dict[str, bool]     memory pids cpu io kill freeze events: what this host can do
     tree.bases() -> list[str]            what /proc/PID/cgroup of a process in any session starts with
-    tree.session(name) -> Group          holds no processes itself (v2's no-internal-process rule), only children
+    tree.session(name, make=True) -> Group    holds no processes itself (v2's no-internal-process rule), only
+                                         children; make=False for one that another process makes
     tree.remove() -> bool, tree.close()
-    session.child(name) -> Group         a run, or the session's leader
+    session.child(name, make=True) -> Group   a run, or the session's leader
     group.limit(memory=, cpu_percent=, pids=, swap0=True)    bytes, percent of one CPU, count
     group.read_limits() -> dict[str, int | None]             memory swap cpu_percent pids, None for unlimited
     group.clone_fd -> int | None         for CLONE_INTO_CGROUP (clone3(2)); covers the cgroup2 hierarchy alone
@@ -86,8 +87,8 @@ class Tree:
         """A process P is in one of our sessions if a path of /proc/P/cgroup is one of these or lies below it."""
         return sorted({h.path for h in self._hierarchies})
 
-    def session(self, name: str) -> Group:
-        return Group(self, {h: f"{h.base}/{_checked(name)}" for h in self._hierarchies}, leaf=False)
+    def session(self, name: str, *, make: bool = True) -> Group:
+        return Group(self, {h: f"{h.base}/{_checked(name)}" for h in self._hierarchies}, leaf=False, make=make)
 
     def sweep(self) -> None:
         """Kill every process below the base and remove every group there. Raises OSError (EBUSY) if one survives."""
@@ -119,7 +120,7 @@ class Group:
 
     __slots__ = ("_clone", "_dirs", "_events", "_join", "_leaf", "_removed", "_tree", "_unified")
 
-    def __init__(self, tree: Tree, dirs: dict[Hierarchy, str], *, leaf: bool) -> None:
+    def __init__(self, tree: Tree, dirs: dict[Hierarchy, str], *, leaf: bool, make: bool = True) -> None:
         self._tree = tree
         self._dirs = dirs
         self._leaf = leaf
@@ -128,6 +129,8 @@ class Group:
         self._events = -1
         self._join: dict[str, int] = {}
         self._removed = False
+        if not make:
+            return
         made: list[str] = []
         try:
             for h, directory in dirs.items():
@@ -140,8 +143,9 @@ class Group:
                 _rmdir(directory)
             raise
 
-    def child(self, name: str) -> Group:
-        return Group(self._tree, {h: f"{d}/{_checked(name)}" for h, d in self._dirs.items()}, leaf=True)
+    def child(self, name: str, *, make: bool = True) -> Group:
+        dirs = {h: f"{d}/{_checked(name)}" for h, d in self._dirs.items()}
+        return Group(self._tree, dirs, leaf=True, make=make)
 
     def limit(
         self,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 
 from supervisor.kernel.syscalls import call, call_holding_gil
 
 CLONE_PIDFD = 0x1000
+CLONE_PARENT = 0x8000
 CLONE_INTO_CGROUP = 0x200000000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -65,7 +67,9 @@ def clone(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     """
     pidfd = ctypes.c_int(-1)
     flags |= CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0)
-    args = struct.pack("=11Q", flags, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, cgroup_fd or 0)  # 17: SIGCHLD
+    # With CLONE_PARENT the exit signal is that of the caller and must not be given (clone(2)).
+    exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    args = struct.pack("=11Q", flags, ctypes.addressof(pidfd), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
     pid = call_holding_gil("clone3", args, len(args))
     return (pid, pidfd.value) if pid else (0, -1)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.kernel import cgroup, idmap, landlock, seccomp
 from supervisor.kernel import process as p
+from supervisor.launcher.forge import start as start_forge
 from supervisor.launcher.session import World
+from supervisor.launcher.smith import Smith
 from supervisor.launcher.workspace import Mappings
 
 if TYPE_CHECKING:
@@ -88,16 +90,9 @@ def receipt_layers(tree: Tree) -> dict[str, Any]:
 
 
 def make_world(layout: Layout, tree: Tree, attempt: Callable[[str], bytes] | None = None) -> World:
-    return World(
-        tree=tree,
-        staging=os.path.realpath(layout.run),
-        filters=(),
-        last_capability=p.last_capability(),
-        own_pid_namespace=os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC),
-        layers=receipt_layers(tree),
-        mappings=Mappings(),
-        attempt=attempt,
-    )
+    """What sessions share, with a forge of its own: call it before this process holds anything to be copied."""
+    forge = Smith(start_forge(tree, os.path.realpath(layout.run), attempt))
+    return World(tree=tree, forge=forge, layers=receipt_layers(tree), mappings=Mappings())
 
 
 def own_tree(layout: Layout) -> Tree:

@@ -54,6 +54,7 @@ class Monitor:
             loop.watch(sock.fileno(), handler)
         self.to_main, self.to_auditor = Outbox(main, loop.epoll), Outbox(auditor, loop.epoll)
         self.warden = Warden(loop, world, self._record, self.to_main.send)
+        loop.watch(world.forge.sock.fileno(), lambda _: self._from_forge(world))
         self._reloading: Reloading | None = None
         self._records = 0
         self._waiting: dict[int, Callable[[], None]] = {}  # record id -> what follows when it is durable
@@ -118,6 +119,10 @@ class Monitor:
                     follow()
         except (Surprise, Full) as e:
             self._surprised(f"main: {e or type(e).__name__}")
+
+    def _from_forge(self, world: World) -> None:
+        if not world.forge.answered():
+            self._surprised("the forge is gone")
 
     def _record(self, event: dict[str, Any], follow: Callable[[], None] | None = None) -> None:
         """Record an event; `follow` is called when it is durable."""

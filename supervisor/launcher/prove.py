@@ -52,6 +52,7 @@ class Proving:
         self._session = f"ses-prove{os.getpid():08d}"
         self.warden = Warden(self.loop, world, self._recorded, self._heard, prefix=f"p{os.getpid()}-", ahead=0)
         base, count = snapshot.service.uid_base, snapshot.service.uid_count
+        self.loop.watch(world.forge.sock.fileno(), lambda _: self._forged(world))
         self.warden.use_identities(Identities(base + count - PROVER_UIDS, PROVER_UIDS))
 
     def run(self, workspace: Workspace, question: dict[str, Any]) -> None:
@@ -65,6 +66,11 @@ class Proving:
             return
         self.loop.at(time.monotonic() + _PATIENCE, self._overdue)
         self.loop.run()
+
+    def _forged(self, world: World) -> None:
+        if not world.forge.answered():
+            self.failed = "the forge ended"
+            self.loop.running = False
 
     def _recorded(self, _: dict[str, Any], follow: Callable[[], None] | None) -> None:
         if follow is not None:
@@ -137,7 +143,8 @@ def prove(snapshot: Snapshot, profile: Profile, world: World, layout: Layout) ->
 def every_proof(snapshot: Snapshot, filters: tuple[bytes, ...], layout: Layout, tree: Tree) -> list[dict[str, Any]]:
     """One dict for each profile and probe: {profile, probe, ok, detail, source}."""
     there = host.layers(tree)
-    world = host.make_world(layout, tree, probes.attempt)._replace(filters=filters)
+    world = host.make_world(layout, tree, probes.attempt)
+    world.forge.filters(filters)
     rows: list[dict[str, Any]] = []
     for profile in snapshot.profiles:
         lacking = [name for name in profile.required if not there[name]["present"]]

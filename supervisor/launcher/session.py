@@ -13,13 +13,10 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from supervisor.kernel import process as p
 from supervisor.launcher import workspace as workspaces
-from supervisor.launcher.child import Orders, live
-from supervisor.launcher.leader import NAMESPACES, lead
 from supervisor.launcher.plan import WORKSPACE, Identity, executes
 from supervisor.wire import framing
 
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
 
     from supervisor.kernel.cgroup import Group, Tree
     from supervisor.launcher.disk import DiskWatch
+    from supervisor.launcher.smith import Smith
     from supervisor.launcher.workspace import Mappings, Workspace
     from supervisor.policy.snapshot import Limits, Profile
 
@@ -39,28 +37,38 @@ class World(NamedTuple):
     """What every session of this launcher shares."""
 
     tree: Tree
-    staging: str  # a directory of the host over which new roots are staged, each in its own mount namespace
-    filters: tuple[bytes, ...]
-    last_capability: int
-    own_pid_namespace: int
+    forge: Smith
     layers: dict[str, Any]  # the part of every receipt that is the same for all sessions
     mappings: Mappings
-    attempt: Callable[[str], bytes] | None = None  # in the prover only (launcher/probes.py)
 
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """A direct child of ours and our end of its socket."""
+    """A child of ours that the forge makes, and our end of its socket. What is sent before it lives waits there."""
 
-    pid: int
-    pidfd: int
     ctl: socket.socket
     group: Group
+    group_name: str
+    pid: int = 0
+    pidfd: int = -1
+    made: bool = False  # the forge answered
+    doomed: bool = False  # to be killed as soon as it is there
+    error: str = ""  # why the forge could not make it
     limits: dict[str, Any] = field(default_factory=dict)  # as the kernel holds them
     silent: bool = False  # its end of the socket is closed
     narrowed: bool = False  # for one run, since they were read
 
+    @property
+    def alive(self) -> bool:
+        """Not reaped yet, or not even there."""
+        return self.pidfd >= 0 or not self.made
+
+    def close(self) -> None:
+        self.ctl.close()
+        self.group.close()
+
     def kill(self) -> None:
+        self.doomed = True
         if self.pidfd < 0:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -91,21 +99,6 @@ class Process:
         return json.loads(data), fds[0] if fds else None
 
 
-def _fork(flags: int, group: Group, life: Callable[[socket.socket, Callable[[], None]], NoReturn]) -> Process:
-    """Clone a process into `group` that lives `life`; it is born there where the kernel can do that, else it joins."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        pid, pidfd = p.clone(flags, cgroup_fd=group.clone_fd)
-        if pid == 0:
-            life(theirs, lambda: group.join(unified=group.clone_fd is None))
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-    return Process(pid, pidfd, ours, group)
-
-
 @dataclass(slots=True, eq=False)
 class Session:
     world: World
@@ -119,7 +112,6 @@ class Session:
     leader: Process = field(init=False)
     workspace: str = ""
     ruleset: int = -1
-    ready: bool = False
     missing: list[str] = field(default_factory=list)
     idle: list[Process] = field(default_factory=list)  # children that wait for a run
     runs: set[str] = field(default_factory=set)
@@ -130,63 +122,35 @@ class Session:
     _count: int = 0
 
     def begin(self) -> None:
-        """Make the cgroup and the leader. Raises OSError with nothing left behind."""
+        """Ask the forge for the cgroup and the leader."""
         limits = self.profile.limits
-        self.group = self.world.tree.session(self.name)
-        try:
-            self.group.limit(
-                memory=limits.memory + limits.tmp + _SESSION_SLACK_BYTES,
-                pids=limits.processes + _SESSION_SLACK_PIDS,
-            )
-            leaf = self.group.child("leader")
-        except OSError:
-            self.group.remove()
-            raise
-        world, profile, identity = self.world, self.profile, self.identity
+        self.group = self.world.tree.session(self.name, make=False)
+        order = {
+            "do": "lead",
+            "session": self.name,
+            "profile": asdict(self.profile),
+            "identity": self.identity,
+            "limits": {
+                "memory": limits.memory + limits.tmp + _SESSION_SLACK_BYTES,
+                "pids": limits.processes + _SESSION_SLACK_PIDS,
+            },
+        }
+        self.leader = self.world.forge.order(order, self.group.child("leader", make=False))
 
-        def life(ctl: socket.socket, join: Callable[[], None]) -> NoReturn:
-            try:
-                join()
-            except OSError:
-                os._exit(1)
-            lead(ctl, profile, identity, world.staging, world.filters, world.last_capability)
-
-        try:
-            self.leader = _fork(NAMESPACES, leaf, life)
-        except OSError:
-            leaf.remove()
-            self.group.remove()
-            raise
-
-    def spawn(self) -> Process:
-        """Make a child in a cgroup of its own; it confines itself and waits. Raises OSError."""
+    def spawn(self, limits: Limits) -> Process:
+        """Ask the forge for a child in a cgroup of its own with these limits; it confines itself and waits."""
         self._count += 1
-        limits = self.profile.limits
-        group = self.group.child(f"run-{self._count}")
-        leader, ruleset = self.leader.pidfd, self.ruleset
-        orders = Orders(
-            self.identity, self.world.filters, self.world.last_capability, limits.processes, self.world.attempt
-        )
-
-        def life(ctl: socket.socket, join: Callable[[], None]) -> NoReturn:
-            live(ctl, orders, leader, join, ruleset if ruleset >= 0 else None)
-
-        try:
-            apply_limits(group, limits)
-            held = group.read_limits()
-            # Only later children are concerned by this setns, and it is undone at once: the launcher itself
-            # stays where it is (pid_namespaces(7)).
-            p.setns(leader, p.CLONE_NEWPID)
-            try:
-                child = _fork(0, group, life)
-            finally:
-                p.setns(self.world.own_pid_namespace, p.CLONE_NEWPID)
-        except OSError:
-            group.remove()
-            raise
-        child.limits = held
-        self.idle.append(child)
-        return child
+        name = f"run-{self._count}"
+        order = {
+            "do": "make",
+            "session": self.name,
+            "group": name,
+            "identity": self.identity,
+            "limits": {"memory": limits.memory, "cpu_percent": limits.cpu, "pids": limits.processes},
+            "processes": self.profile.limits.processes,
+        }
+        fds = (self.leader.pidfd,) if self.ruleset < 0 else (self.leader.pidfd, self.ruleset)
+        return self.world.forge.order(order, self.group.child(name, make=False), fds)
 
     def adopt(self, ident: str, uid: int, workspace: Workspace) -> None:
         """Give a blank its workspace; the leader answers with the ruleset. Raises LayerMissing or OSError."""
@@ -219,30 +183,27 @@ class Session:
     def kill(self) -> None:
         """End everything at once. The monitor reaps what is ours; the kernel the rest, with the PID namespace."""
         self.ended = True
-        self.group.kill()
+        with contextlib.suppress(FileNotFoundError):  # the forge has not made it yet; its answer is a process to kill
+            self.group.kill()
         self.leader.kill()
         for child in self.idle:
             child.kill()
 
     def remove(self) -> bool:
-        """Take the cgroups and descriptors away once all processes are reaped; False while something is busy."""
-        for process in self.processes():
-            if process.pidfd >= 0:
-                return False
-            process.ctl.close()
-            process.group.remove()
-        if not self.group.remove():
+        """Give the cgroups to the forge for removal once all is reaped and empty; False while something is not."""
+        if any(process.alive for process in self.processes()) or self.group.populated():
             return False
+        for process in self.processes():
+            process.close()
+        names = [process.group_name for process in self.processes()]
+        self.world.forge.remove([*([self.name, name] for name in names), [self.name]])
+        self.group.close()
         if self.ruleset >= 0:
             os.close(self.ruleset)
             self.ruleset = -1
         if self.disk is not None:
             self.disk.close()
         return True
-
-
-def apply_limits(group: Group, limits: Limits) -> None:
-    group.limit(memory=limits.memory, cpu_percent=limits.cpu, pids=limits.processes)
 
 
 @dataclass(slots=True, eq=False)

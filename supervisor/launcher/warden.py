@@ -17,7 +17,7 @@ from supervisor.launcher import ending
 from supervisor.launcher.disk import DiskWatch
 from supervisor.launcher.plan import Identity
 from supervisor.launcher.pool import PROVER_UIDS, Blanks, Identities
-from supervisor.launcher.session import Process, Run, Session, World, apply_limits, order
+from supervisor.launcher.session import Process, Run, Session, World, order
 from supervisor.policy.narrow import narrow_limits
 from supervisor.wire import messages as w
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from supervisor.launcher.loop import Loop
     from supervisor.launcher.workspace import Workspace
-    from supervisor.policy.snapshot import Profile, Snapshot
+    from supervisor.policy.snapshot import Limits, Profile, Snapshot
 
 _GO_PATIENCE = 30.0  # seconds that a run waits for the auditor's word
 _RETIRE_AFTER = 20.0  # seconds without a run after which a session keeps no waiting child
@@ -73,12 +73,14 @@ class Warden:
     ) -> None:
         self._loop, self._world, self._record, self._to_main = loop, world, record, to_main
         self._identities = Identities(0, 0)
+        world.forge.on_made = self.made
         self._blanks = Blanks(self._begin, ahead)
         self._names = (f"{prefix}{n}" for n in itertools.count(1))
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, int] = {}  # session -> id of the request
         self._runs: dict[str, Run] = {}
-        self._by_child: dict[int, Run] = {}  # pid of a child -> its run
+        self._by_child: dict[Process, Run] = {}
+        self._made: dict[Process, Callable[[], None]] = {}  # what follows when the forge has made it
         self._pending: dict[str, Pending] = {}  # asked for by main, not yet answered by the auditor
         self._words: dict[str, Callable[[], None]] = {}  # answered by the auditor, not yet asked for
         self._busy: dict[str, tuple[int, float]] = {}  # session -> children to keep ready, when last used
@@ -91,7 +93,7 @@ class Warden:
         uids = (snapshot.service.uid_base, snapshot.service.uid_count - PROVER_UIDS)
         if uids != self._identities.range:
             self.use_identities(Identities(*uids))
-        self._world = self._world._replace(filters=filters)
+        self._world.forge.filters(filters)
         for blank in self._blanks.clear():
             self._discard(blank)
 
@@ -114,9 +116,16 @@ class Warden:
         except OSError:
             session.release()
             raise
+        self._made[session.leader] = lambda: self._leader_made(session)
         self._loop.watch(session.leader.ctl.fileno(), lambda _: self._leader_says(session))
-        self._loop.watch(session.leader.pidfd, lambda _: self._leader_ended(session))
         return session
+
+    def _leader_made(self, session: Session) -> None:
+        if session.leader.error:
+            session.failure = session.leader.error
+            self._leader_ended(session)
+        else:
+            self._loop.watch(session.leader.pidfd, lambda _: self._leader_ended(session))
 
     def open_session(self, message: w.OpenSession, profile: Profile, workspace: Workspace) -> None:
         """Make the session; SessionOpened follows once its leader built the ruleset. Raises StockadeError, OSError."""
@@ -149,10 +158,8 @@ class Warden:
     def _leader_said(self, session: Session, body: dict[str, Any], ruleset: int | None) -> None:
         if body.get("ready"):
             session.missing = body["missing"]
-        if body.get("ready"):
-            session.ready = True
-            with contextlib.suppress(OSError):
-                self._spawn(session)
+            if not session.ended:
+                session.idle.append(self._spawn(session, session.profile.limits))
         if body.get("adopted") and ruleset is not None:
             session.adopted(ruleset)
             ident = self._opening.pop(session.id)
@@ -196,12 +203,10 @@ class Warden:
 
     def _clean_up(self, session: Session) -> None:
         """Remove a dead session when its last process is reaped and its last cgroup is empty."""
-        if session.leader.pidfd >= 0 or session.runs:
+        if session.gone or session.leader.alive or session.runs:
             return
         if not session.remove():
             self._loop.at(time.monotonic() + 0.005, lambda: self._clean_up(session))
-            return
-        if session.gone:
             return
         session.gone = True
         self._dying.discard(session)
@@ -215,18 +220,28 @@ class Warden:
 
     # --- children -------------------------------------------------------------------------------------------------
 
-    def _spawn(self, session: Session) -> Process:
-        child = session.spawn()
-        self._loop.watch(child.pidfd, lambda _: self._child_ended(session, child))
+    def _spawn(self, session: Session, limits: Limits) -> Process:
+        """Have a child made. Raises OSError only when the forge is gone, and then everything ends."""
+        child = session.spawn(limits)
+        self._made[child] = lambda: self._child_made(session, child)
         return child
+
+    def made(self, process: Process) -> None:
+        """The forge answered."""
+        self._made.pop(process)()
+
+    def _child_made(self, session: Session, child: Process) -> None:
+        if child.error:
+            self._child_ended(session, child)
+            return
+        if session.ended:
+            child.kill()
+        self._loop.watch(child.pidfd, lambda _: self._child_ended(session, child))
 
     def _refill(self, session: Session) -> None:
         wanted, _ = self._busy.get(session.id, (0, 0.0))
-        if not session.ended and len(session.idle) < wanted:
-            with contextlib.suppress(OSError):
-                self._spawn(session)
-            if len(session.idle) < wanted:
-                self._loop.later(lambda: self._refill(session))
+        while not session.ended and len(session.idle) < wanted:
+            session.idle.append(self._spawn(session, session.profile.limits))
 
     def _retire(self, session: Session) -> None:
         """A session that nobody used for a while keeps no child in waiting; its next run makes one."""
@@ -243,15 +258,18 @@ class Warden:
         self._loop.at(max(due, time.monotonic() + 1), lambda: self._retire(session))
 
     def _child_ended(self, session: Session, child: Process) -> None:
-        self._loop.forget(child.pidfd)
-        run = self._by_child.pop(child.pid, None)
+        if child.pidfd >= 0:
+            self._loop.forget(child.pidfd)
+        run = self._by_child.pop(child, None)
         if run is None:
             child.reap()
             if child in session.idle:
                 session.idle.remove(child)
-            self._drop_child(child)
-            if session.ended:
-                self._clean_up(session)
+            self._drop_child(session, child)
+            return
+        if child.error:
+            run.failure = {"step": "make", "error": child.error, "errno": None}
+            self._finish(run)
             return
         ending.first_process_ended(run)
         if child.group.populated():
@@ -260,10 +278,12 @@ class Warden:
         else:
             self._finish(run)
 
-    def _drop_child(self, child: Process) -> None:
-        child.ctl.close()
-        if not child.group.remove():
-            self._loop.at(time.monotonic() + 0.005, lambda: self._drop_child(child))
+    def _drop_child(self, session: Session, child: Process) -> None:
+        child.close()
+        if not child.error:
+            self._world.forge.remove([[session.name, child.group_name]])
+        if session.ended:
+            self._clean_up(session)
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -326,31 +346,34 @@ class Warden:
     def _launch(self, session: Session, message: w.StartRun, fds: list[int]) -> None:
         limits = narrow_limits(session.profile.limits, message.limits, source=session.profile.source)
         wanted, _ = self._busy.get(session.id, (1, 0.0))
-        if not session.idle:
-            self._spawn(session)
+        child = next((c for c in session.idle if c.made or limits == session.profile.limits), None)
+        if child is None:
+            child = self._spawn(session, limits)
             wanted = min(_MOST_WAITING, max(1, wanted * 2))
-        child = session.idle.pop(0)
+        else:
+            session.idle.remove(child)
+            if limits != session.profile.limits:
+                child.group.limit(memory=limits.memory, cpu_percent=limits.cpu, pids=limits.processes)
+                child.narrowed = True
         self._busy[session.id] = (wanted, time.monotonic())
         run = Run(message.run, session, child, limits, 0, 0)
-        if limits != session.profile.limits:
-            apply_limits(child.group, limits)
-            child.narrowed = True
-        run.cpu_baseline_us = child.group.cpu_us()
+        if child.made:
+            run.cpu_baseline_us = child.group.cpu_us()
         if session.disk is not None:
             run.disk_start = session.disk.mark()
         order(run, message.argv, message.env, message.cwd, fds)
-        self._runs[run.id] = self._by_child[child.pid] = run
+        self._runs[run.id] = self._by_child[child] = run
         session.runs.add(run.id)
         self._loop.at(run.deadline, lambda: self._due(run))
         self._loop.at(time.monotonic() + _DISK_INTERVAL, lambda: self._watch_disk(run))
-        self._loop.later(lambda: self._refill(session))
+        self._refill(session)
 
     def _due(self, run: Run) -> None:
         if run.id in self._runs:
             self._kill(run, "timeout")
 
     def _watch_disk(self, run: Run) -> None:
-        if run.id not in self._runs or run.status is not None:
+        if run.id not in self._runs or run.status is not None or not run.process.made:
             return
         disk = run.session.disk
         if disk is not None and disk.exceeded(run.limits.disk, run.disk_start, run.process.group.pids):
@@ -367,7 +390,7 @@ class Warden:
 
     def signal(self, ident: str, number: int, *, tree: bool) -> None:
         run = self._runs.get(ident)
-        if run is None or run.status is not None:
+        if run is None or run.status is not None or not run.process.made:
             return
         if tree:
             run.process.group.signal(number)
@@ -377,6 +400,9 @@ class Warden:
 
     def _kill(self, run: Run, cause: str) -> None:
         run.cause = run.cause or cause
+        run.process.doomed = True
+        if not run.process.made:
+            return
         run.killed = run.killed or len(run.process.group.pids())
         run.process.group.kill()
         if run.status is not None:
@@ -420,9 +446,7 @@ class Warden:
         self._loop.later(lambda: self._after(run))
 
     def _after(self, run: Run) -> None:
-        self._drop_child(run.process)
-        if run.session.ended:
-            self._clean_up(run.session)
+        self._drop_child(run.session, run.process)
 
     # --- stop -----------------------------------------------------------------------------------------------------
 
@@ -447,12 +471,11 @@ class Warden:
     def end_now(self) -> None:
         """At the end of this process: kill everything, wait for it, take the cgroups away."""
         left = [*self._sessions.values(), *self._dying, *self._blanks.clear()]
+        while self._made and self._world.forge.answered():
+            pass  # what the forge was making when the end came is ours to reap as well
         for session in left:
             session.kill()
         for session in left:
             # Children first: the end of a PID namespace's init waits until all of them are reaped.
             for process in [*(self._runs[r].process for r in session.runs), *session.idle, session.leader]:
                 process.reap(block=True)
-            for run in session.runs:
-                self._runs[run].process.group.remove()
-            session.remove()

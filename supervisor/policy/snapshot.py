@@ -87,26 +87,25 @@ class Snapshot:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
 
+_LISTS = frozenset(("read", "write", "execute", "required", "workspaces", "profiles"))
+
+
+def _fixed(raw: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if k in _LISTS else v for k, v in raw.items()}
+
+
+def profile_from_json(raw: dict[str, Any]) -> Profile:
+    """The profile of asdict(). Raises KeyError or TypeError when it is not one."""
+    env = tuple((k, v) for k, v in raw["env"])
+    return Profile(**{**_fixed(raw), "limits": Limits(**raw["limits"]), "env": env})
+
+
 def from_json(data: bytes | dict[str, Any]) -> Snapshot:
     """The snapshot of to_json(). Raises KeyError or TypeError when it is not one."""
     raw: dict[str, Any] = json.loads(data) if isinstance(data, bytes) else data
-    lists = {"read", "write", "execute", "required", "workspaces", "profiles"}
-
-    def fixed(d: dict[str, Any]) -> dict[str, Any]:
-        return {k: tuple(v) if k in lists else v for k, v in d.items()}
-
     return Snapshot(
-        profiles=tuple(
-            Profile(
-                **{
-                    **fixed(p),
-                    "limits": Limits(**p["limits"]),
-                    "env": tuple((k, v) for k, v in p["env"]),
-                }
-            )
-            for p in raw["profiles"]
-        ),
-        callers=tuple(Caller(**fixed(c)) for c in raw["callers"]),
+        profiles=tuple(profile_from_json(p) for p in raw["profiles"]),
+        callers=tuple(Caller(**_fixed(c)) for c in raw["callers"]),
         service=Service(**raw["service"]),
         files=tuple((a, b) for a, b in raw["files"]),
     )
