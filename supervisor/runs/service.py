@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.audit import events
@@ -17,7 +18,7 @@ from supervisor.errors import (
     StockadeError,
     Unavailable,
 )
-from supervisor.runs import execute, overview, sessions, stopfile
+from supervisor.runs import execute, overview, proofs, sessions, stopfile
 from supervisor.runs.bus import Bus
 from supervisor.runs.registry import Registry, new_id
 from supervisor.wire.messages import ASKED_CAUSES
@@ -132,6 +133,8 @@ class Supervisor:
         async with self._reloading:
             try:
                 loaded = await self.runtime.reload()
+                own = await proofs.prove(loaded.snapshot, self.layout.spool)
+                loaded = replace(loaded, proofs=(*loaded.proofs, *own))
             except StockadeError as e:
                 self.failure = {
                     "time": time.time(),
