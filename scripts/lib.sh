@@ -110,11 +110,11 @@ remove_made_users() {
 }
 
 # The users of the service must be able to read its code. A checkout that they cannot reach (in /root, say) is copied
-# to where they can, and the work goes on there.
+# to where they can, and the work goes on there. In /var/cache only root can have put something of that name before.
 go_to_reachable_checkout() {
     setpriv --reuid=65534 --regid=65534 --clear-groups test -r "$PWD/supervisor" -a -x "$PWD/supervisor" 2>/dev/null && return
     local copy
-    copy=/var/tmp/stockade-checkout-$(printf '%s' "$PWD" | cksum | cut -d' ' -f1)
+    copy=/var/cache/stockade-checkout-$(printf '%s' "$PWD" | cksum | cut -d' ' -f1)
     install -d -m 755 -o root -g root "$copy"
     find "$copy" -mindepth 1 -maxdepth 1 ! -name .cache -exec rm -rf {} +
     tar --exclude=./.cache -cf - . | tar -C "$copy" -xf -
