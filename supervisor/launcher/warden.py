@@ -117,7 +117,6 @@ class Warden:
             session.release()
             raise
         self._made[session.leader] = lambda: self._leader_made(session)
-        self._loop.watch(session.leader.ctl.fileno(), lambda _: self._leader_says(session))
         return session
 
     def _leader_made(self, session: Session) -> None:
@@ -125,6 +124,9 @@ class Warden:
             session.failure = session.leader.error
             self._leader_ended(session)
         else:
+            # Heard only from now on: what it says may be there before the forge's word of it, without which no child
+            # can be made in its namespaces.
+            self._loop.watch(session.leader.ctl.fileno(), lambda _: self._leader_says(session))
             self._loop.watch(session.leader.pidfd, lambda _: self._leader_ended(session))
 
     def open_session(self, message: w.OpenSession, profile: Profile, workspace: Workspace) -> None:
@@ -373,9 +375,9 @@ class Warden:
             self._kill(run, "timeout")
 
     def _watch_disk(self, run: Run) -> None:
-        if run.id not in self._runs or run.status is not None or not run.process.made:
+        if run.id not in self._runs or run.status is not None:
             return
-        disk = run.session.disk
+        disk = run.session.disk if run.process.made else None
         if disk is not None and disk.exceeded(run.limits.disk, run.disk_start, run.process.group.pids):
             self._kill(run, "disk")
             return
