@@ -32,11 +32,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 
 from supervisor.kernel import cgroup_files as files
-from supervisor.kernel.cgroup_find import LEAF, Hierarchy, find, memberships
+from supervisor.kernel import cgroup_signals as signals
+from supervisor.kernel.cgroup_find import LEAF, Hierarchy, find
 
 _SWEEP_SECONDS = 10.0  # a killed task may still be in the middle of a long uninterruptible call
 
@@ -95,7 +95,7 @@ class Tree:
         deadline = time.monotonic() + _SWEEP_SECONDS
         while True:
             if any(files.pids(h.base) for h in self._hierarchies):
-                _round({h: h.base for h in self._hierarchies})
+                signals.kill_round({h: h.base for h in self._hierarchies})
             left = [g for h in self._hierarchies for g in files.walk(h.base)[:-1] if not _rmdir(g)]
             if not left:
                 return
@@ -223,9 +223,9 @@ class Group:
 
     def signal(self, number: int) -> None:
         """Send a signal to every process inside; what is forked meanwhile may miss it."""
-        paths = _paths(self._dirs)
+        paths = signals.paths(self._dirs)
         for pid in self.pids():
-            _signal_member(pid, paths, number)
+            signals.signal_member(pid, paths, number)
 
     def kill(self) -> None:
         """Send SIGKILL to everything inside; what a v1 round misses (a fork in flight) the next one gets."""
@@ -234,16 +234,19 @@ class Group:
         if self._unified is not None and self._tree.layers()["kill"]:
             files.write(self._unified + "/cgroup.kill", b"1")
             return
-        _round(self._dirs)
+        signals.kill_round(self._dirs)
 
     def freeze(self, frozen: bool) -> None:
         for h, directory in self._dirs.items():
-            _freeze(h, directory, frozen)
+            signals.freeze(h, directory, frozen)
 
     def populated(self) -> bool:
         if self._removed:
             return False
-        fd = self.events_fd
+        try:
+            fd = self.events_fd
+        except FileNotFoundError:  # not made yet, or removed by another
+            return False
         if fd is not None:
             return b"populated 1" in os.pread(fd, 256, 0)
         return any(files.pids(d) for d in self._dirs.values())
@@ -351,58 +354,3 @@ def _rmdir(path: str) -> bool:
             return False
         raise
     return True
-
-
-def _freeze(h: Hierarchy, directory: str, frozen: bool) -> None:
-    try:
-        if h.version == 2:
-            files.write(directory + "/cgroup.freeze", b"1" if frozen else b"0")
-        elif "freezer" in h.carries:
-            files.write(directory + "/freezer.state", b"FROZEN" if frozen else b"THAWED")
-    except FileNotFoundError:
-        return
-
-
-def _round(dirs: dict[Hierarchy, str]) -> None:
-    """Freeze, SIGKILL everything in these groups and below, thaw. v1's frozen tasks die only when thawed.
-
-    Every hierarchy is asked for its processes: one that died while it joined may be in some of them only.
-    """
-    paths = _paths(dirs)
-    groups = [(h, g) for h, d in dirs.items() for g in files.walk(d)]
-    for h, group in groups:
-        _freeze(h, group, frozen=True)
-    try:
-        for pid in set().union(*(files.pids(d) for d in dirs.values())):
-            _signal_member(pid, paths, signal.SIGKILL)
-    finally:
-        for h, group in groups:
-            _freeze(h, group, frozen=False)
-
-
-def _paths(dirs: dict[Hierarchy, str]) -> list[str]:
-    """These groups as /proc/PID/cgroup names them."""
-    return [h.path + d[len(h.base) :] for h, d in dirs.items()]
-
-
-def _signal_member(pid: int, paths: list[str], number: int) -> None:
-    """Signal a process if it is in one of these cgroups or below, however its pid may have been reused.
-
-    The pidfd pins one process first. If the look at /proc meets another one under the same number, the pinned
-    one is dead and the signal goes nowhere.
-    """
-    if pid == os.getpid():
-        return
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as f:
-            member = memberships(f.read()).values()
-        if any(m == p or m.startswith(p + "/") for m in member for p in paths):
-            signal.pidfd_send_signal(fd, number)
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    finally:
-        os.close(fd)

@@ -114,6 +114,7 @@ def live(
     step = "confine"
     try:
         confine(orders, leader, join, ctl, ruleset)
+        tell(ctl, {"confined": True})
         step = "wait"
         data, fds, _ = framing.take(ctl)
         if not data:

@@ -28,9 +28,11 @@ def first_process_ended(run: Run) -> None:
         run.proc_status = receipts.read_status(process.pid)
     except OSError:
         run.proc_status = {}
-    said = process.heard()
-    if said is not None:
-        run.failure = said[0]
+    while (said := process.heard()) is not None:
+        if "confined" in said[0]:
+            run.confined = True
+        else:
+            run.failure = said[0]
     run.status = process.reap(block=True)
 
 
@@ -79,7 +81,7 @@ def conclude(run: Run) -> RunEnded:
 
 def wrongs(run: Run) -> list[str]:
     """How what ran was not confined as every run must be. A child that never got to exec is no such case."""
-    if run.failure is not None or not run.proc_status:
+    if not run.confined or run.failure is not None or not run.proc_status:
         return []
     return receipts.violations(run.proc_status, run.session.identity)
 

@@ -13,11 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+class Timer:
+    """Something due at a time; cancelled, it lets go of what it would have called."""
+
+    __slots__ = ("what", "when")
+
+    def __init__(self, when: float, what: Callable[[], None]) -> None:
+        self.when = when
+        self.what: Callable[[], None] | None = what
+
+    def cancel(self) -> None:
+        self.what = None
+
+
 class Loop:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._later: deque[Callable[[], None]] = deque()
         self.running = True
@@ -31,9 +44,11 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self.epoll.unregister(fd)
 
-    def at(self, when: float, what: Callable[[], None]) -> None:
-        """Call `what` at a time of the monotonic clock, in seconds. It looks itself whether it is still due."""
-        heapq.heappush(self._timers, (when, next(self._order), what))
+    def at(self, when: float, what: Callable[[], None]) -> Timer:
+        """Call `what` at a time of the monotonic clock, in seconds."""
+        timer = Timer(when, what)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
 
     def later(self, what: Callable[[], None]) -> None:
         """Call `what` when no request and no ending waits."""
@@ -47,11 +62,15 @@ class Loop:
                     handler(events)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2]()
+                what = heapq.heappop(self._timers)[2].what
+                if what is not None:
+                    what()
             if self._later and not self.epoll.poll(0, 1):
                 self._later.popleft()()
 
     def _patience(self) -> float:
         if self._later:
             return 0
+        while self._timers and self._timers[0][2].what is None:
+            heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1

@@ -8,7 +8,6 @@ what remains of the service restarts (design, section 3).
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ from supervisor.errors import Conflict, Denied, StockadeError, Stopped
 from supervisor.launcher import workspace as workspaces
 from supervisor.launcher.outbox import Full, Outbox
 from supervisor.launcher.reload import Reloading
-from supervisor.launcher.warden import Surprise, Warden
+from supervisor.launcher.runs import Surprise
+from supervisor.launcher.warden import Warden
 from supervisor.policy.narrow import narrow_limits
 from supervisor.wire import framing
 from supervisor.wire import messages as w
@@ -110,9 +110,9 @@ class Monitor:
         message = received[0]
         try:
             if isinstance(message, w.Go):
-                self.warden.go(message.run, message.fingerprint)
+                self.warden.runs.go(message.run, message.fingerprint)
             elif isinstance(message, w.Nogo):
-                self.warden.nogo(message.run, message.detail)
+                self.warden.runs.nogo(message.run, message.detail)
             else:  # an outcome that cannot be recorded is told to main all the same: the run is over either way
                 follow = self._waiting.pop(message.id, None)
                 if follow is not None:
@@ -200,13 +200,13 @@ class Monitor:
         return caller
 
     def _start_run(self, message: w.StartRun, fds: list[int]) -> None:
-        self.warden.start(message, fds, stopped=self.state == "stopped")
+        self.warden.runs.start(message, fds, stopped=self.state == "stopped")
 
     def _end_run(self, message: w.EndRun, _: list[int]) -> None:
-        self.warden.end(message.run, message.cause)
+        self.warden.runs.end(message.run, message.cause)
 
     def _signal_run(self, message: w.SignalRun, _: list[int]) -> None:
-        self.warden.signal(message.run, message.signal, tree=message.tree)
+        self.warden.runs.signal(message.run, message.signal, tree=message.tree)
 
     def _close_session(self, message: w.CloseSession, _: list[int]) -> None:
         self.warden.close(message.session, "closed")
@@ -218,8 +218,3 @@ class Monitor:
     def _resume(self, message: w.Resume, _: list[int]) -> None:
         self.state = "serving"
         self.to_main.send(w.Stopped(message.id, False, 0, 0))
-
-
-def close_all(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)

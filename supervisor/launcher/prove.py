@@ -97,8 +97,8 @@ class Proving:
         argv = ["stockade:probe", json.dumps(asked)]
         start = w.StartRun(self._session, run, argv, {}, asked["workspace"], limits)
         self._pipes[run], into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.warden.start(start, [into, os.dup(into)], stopped=False)
-        self.warden.go(run, w.fingerprint(start))
+        self.warden.runs.start(start, [into, os.dup(into)], stopped=False)
+        self.warden.runs.go(run, w.fingerprint(start))
 
     def _drain(self, run: str) -> bytes:
         fd = self._pipes.pop(run)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from supervisor.kernel.cgroup import Group, Tree
     from supervisor.launcher.disk import DiskWatch
+    from supervisor.launcher.loop import Timer
     from supervisor.launcher.smith import Smith
     from supervisor.launcher.workspace import Mappings, Workspace
     from supervisor.policy.snapshot import Limits, Profile
@@ -220,10 +221,12 @@ class Run:
     status: tuple[int | None, int | None] | None = None
     killed: int = 0
     wall_us: int = 0
+    confined: bool = False  # the child said so; without that it never came to its orders
     failure: dict[str, Any] | None = None  # what the child said instead of exec
     proc_status: dict[str, str] = field(default_factory=dict)
     disk_start: tuple[int, int] = (0, 0)
     waits: bool = False  # for the cgroup to become empty
+    timers: dict[str, Timer] = field(default_factory=dict)
 
     @property
     def deadline(self) -> float:

@@ -1,24 +1,19 @@
-"""Sessions and runs from first to last: who exists, what is due, what each process's end means."""
+"""Sessions and their children from first to last: who exists, what is made ahead, who is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import select
-import signal
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from supervisor.audit import events
 from supervisor.errors import LayerMissing
 from supervisor.launcher import ending
 from supervisor.launcher.disk import DiskWatch
 from supervisor.launcher.plan import Identity
 from supervisor.launcher.pool import PROVER_UIDS, Blanks, Identities
-from supervisor.launcher.session import Process, Run, Session, World, order
-from supervisor.policy.narrow import narrow_limits
+from supervisor.launcher.runs import Runs, Surprise
+from supervisor.launcher.session import Process, Session, World
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
@@ -28,36 +23,9 @@ if TYPE_CHECKING:
     from supervisor.launcher.workspace import Workspace
     from supervisor.policy.snapshot import Limits, Profile, Snapshot
 
-_GO_PATIENCE = 30.0  # seconds that a run waits for the auditor's word
 _RETIRE_AFTER = 20.0  # seconds without a run after which a session keeps no waiting child
 _MOST_WAITING = 8  # children that a busy session keeps ready
-_DISK_INTERVAL = 0.1
-_MOST_WORDS = 4096
-
-
-class Surprise(Exception):
-    """Something that an honest main never asks for."""
-
-
-@dataclass(slots=True)
-class Pending:
-    """A run that waits for the auditor's word. A reason not to start it is kept until then: once the decision is
-    in the log its outcome belongs there too."""
-
-    message: w.StartRun
-    fds: list[int]
-    refusal: tuple[str, str] | None = None
-
-    def refuse(self, cause: str, detail: str) -> None:
-        self.refusal = self.refusal or (cause, detail)
-
-    def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
-
-    def ended(self) -> w.RunEnded:
-        cause, detail = self.refusal or ("lost", "")
-        return w.RunEnded(self.message.run, cause, None, None, {}, {}, detail[:4000])
+_BUSY_INTERVAL = 0.005  # seconds between two looks at a session whose last task is dying
 
 
 class Warden:
@@ -71,18 +39,15 @@ class Warden:
         prefix: str = "s",
         ahead: int = 1,
     ) -> None:
-        self._loop, self._world, self._record, self._to_main = loop, world, record, to_main
+        self._loop, self._world, self._to_main = loop, world, to_main
         self._identities = Identities(0, 0)
         world.forge.on_made = self.made
         self._blanks = Blanks(self._begin, ahead)
         self._names = (f"{prefix}{n}" for n in itertools.count(1))
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, int] = {}  # session -> id of the request
-        self._runs: dict[str, Run] = {}
-        self._by_child: dict[Process, Run] = {}
+        self.runs = Runs(loop, self, record, to_main)
         self._made: dict[Process, Callable[[], None]] = {}  # what follows when the forge has made it
-        self._pending: dict[str, Pending] = {}  # asked for by main, not yet answered by the auditor
-        self._words: dict[str, Callable[[], None]] = {}  # answered by the auditor, not yet asked for
         self._busy: dict[str, tuple[int, float]] = {}  # session -> children to keep ready, when last used
         self._closing: dict[str, str] = {}
         self._dying: set[Session] = set()  # blanks that nobody wants any more
@@ -101,6 +66,9 @@ class Warden:
         self._identities = identities
 
     # --- sessions -------------------------------------------------------------------------------------------------
+
+    def session(self, ident: str) -> Session | None:
+        return self._sessions.get(ident)
 
     def check_new(self, session: str) -> None:
         if session in self._sessions or session in self._opening:
@@ -195,7 +163,7 @@ class Warden:
             self._to_main(w.SessionEnded(ident, "closed"))
             return
         self._closing.setdefault(ident, cause)
-        for run in [self._runs[r] for r in session.runs]:
+        for run in self.runs.of(session):
             run.cause = run.cause or ("stopped" if cause == "stopped" else "cancelled")
         session.kill()
 
@@ -208,7 +176,7 @@ class Warden:
         if session.gone or session.leader.alive or session.runs:
             return
         if not session.remove():
-            self._loop.at(time.monotonic() + 0.005, lambda: self._clean_up(session))
+            self._loop.at(time.monotonic() + _BUSY_INTERVAL, lambda: self._clean_up(session))
             return
         session.gone = True
         self._dying.discard(session)
@@ -240,7 +208,7 @@ class Warden:
             child.kill()
         self._loop.watch(child.pidfd, lambda _: self._child_ended(session, child))
 
-    def _refill(self, session: Session) -> None:
+    def refill(self, session: Session) -> None:
         wanted, _ = self._busy.get(session.id, (0, 0.0))
         while not session.ended and len(session.idle) < wanted:
             session.idle.append(self._spawn(session, session.profile.limits))
@@ -262,201 +230,41 @@ class Warden:
     def _child_ended(self, session: Session, child: Process) -> None:
         if child.pidfd >= 0:
             self._loop.forget(child.pidfd)
-        run = self._by_child.pop(child, None)
-        if run is None:
+        if not self.runs.child_ended(child):
             child.reap()
             if child in session.idle:
                 session.idle.remove(child)
-            self._drop_child(session, child)
-            return
-        if child.error:
-            run.failure = {"step": "make", "error": child.error, "errno": None}
-            self._finish(run)
-            return
-        ending.first_process_ended(run)
-        if child.group.populated():
-            run.killed = len(child.group.pids())
-            self._kill_until_empty(run)
-        else:
-            self._finish(run)
+            self.drop_child(session, child)
 
-    def _drop_child(self, session: Session, child: Process) -> None:
+    def take_child(self, session: Session, limits: Limits) -> Process:
+        """A child for a run with these limits: one that waits, or else a new one, and more kept ready from then on."""
+        wanted, _ = self._busy.get(session.id, (1, 0.0))
+        nominal = limits == session.profile.limits
+        child = next((c for c in session.idle if c.made or nominal), None)
+        if child is None:
+            child = self._spawn(session, limits)
+            wanted = min(_MOST_WAITING, max(1, wanted * 2))
+        else:
+            session.idle.remove(child)
+            if not nominal:
+                child.group.limit(memory=limits.memory, cpu_percent=limits.cpu, pids=limits.processes)
+                child.narrowed = True
+        self._busy[session.id] = (wanted, time.monotonic())
+        return child
+
+    def drop_child(self, session: Session, child: Process) -> None:
         child.close()
         if not child.error:
             self._world.forge.remove([[session.name, child.group_name]])
         if session.ended:
             self._clean_up(session)
 
-    # --- runs -----------------------------------------------------------------------------------------------------
-
-    def start(self, message: w.StartRun, fds: list[int], *, stopped: bool) -> None:
-        """Run when the auditor's Go for exactly this is there. RunEnded follows in every case."""
-        if message.run in self._runs or message.run in self._pending:
-            raise Surprise(f"run {message.run} twice")
-        pending = self._pending[message.run] = Pending(message, fds)
-        if stopped:
-            pending.refuse("stopped", "the emergency stop is on")
-        elif not all(ending.is_plain(fd) for fd in fds):
-            pending.refuse("denied", "a descriptor is not a pipe")
-        if message.run in self._words:
-            self._words.pop(message.run)()
-        else:
-            due = time.monotonic() + _GO_PATIENCE
-            self._loop.at(due, lambda: self.nogo(message.run, "the auditor gave no word"))
-
-    def go(self, run: str, fingerprint: str) -> None:
-        """The decision about this run is durable: launch it, if it is the very one that was recorded."""
-        if run not in self._pending:
-            self._early(run, lambda: self.go(run, fingerprint))
-            return
-        pending = self._pending.pop(run)
-        message = pending.message
-        if w.fingerprint(message) != fingerprint:
-            raise Surprise(f"run {run} is not what was recorded")
-        session = self._sessions.get(message.session)
-        if pending.refusal is None and (session is None or session.ended):
-            pending.refuse("lost", "the session is gone")
-        if pending.refusal is None and session is not None:
-            try:
-                self._launch(session, message, pending.fds)
-            except Exception as e:  # noqa: BLE001 - whatever kept it from starting, main must hear of its end
-                pending.refuse("not_started", f"the child could not be made: {e}")
-        pending.close()
-        if pending.refusal is not None:
-            cause, detail = pending.refusal
-            record = events.outcome(run=run, session_id=message.session, outcome=cause, reason=detail)
-            self._record(record, lambda: self._to_main(pending.ended()))
-
-    def nogo(self, run: str, detail: str) -> None:
-        """The decision is not in the log, so there is nothing to run and nothing to close there."""
-        pending = self._pending.pop(run, None)
-        if pending is None:
-            self._early(run, lambda: self.nogo(run, detail))
-            return
-        pending.refuse("denied", f"not recorded, so not run: {detail}")
-        pending.close()
-        self._to_main(pending.ended())
-
-    def _early(self, run: str, again: Callable[[], None]) -> None:
-        """The auditor was quicker than main; keep its word, bounded."""
-        if run in self._runs:
-            return
-        if len(self._words) >= _MOST_WORDS:
-            self._words.pop(next(iter(self._words)))
-        self._words[run] = again
-
-    def _launch(self, session: Session, message: w.StartRun, fds: list[int]) -> None:
-        limits = narrow_limits(session.profile.limits, message.limits, source=session.profile.source)
-        wanted, _ = self._busy.get(session.id, (1, 0.0))
-        child = next((c for c in session.idle if c.made or limits == session.profile.limits), None)
-        if child is None:
-            child = self._spawn(session, limits)
-            wanted = min(_MOST_WAITING, max(1, wanted * 2))
-        else:
-            session.idle.remove(child)
-            if limits != session.profile.limits:
-                child.group.limit(memory=limits.memory, cpu_percent=limits.cpu, pids=limits.processes)
-                child.narrowed = True
-        self._busy[session.id] = (wanted, time.monotonic())
-        run = Run(message.run, session, child, limits, 0, 0)
-        if child.made:
-            run.cpu_baseline_us = child.group.cpu_us()
-        if session.disk is not None:
-            run.disk_start = session.disk.mark()
-        order(run, message.argv, message.env, message.cwd, fds)
-        self._runs[run.id] = self._by_child[child] = run
-        session.runs.add(run.id)
-        self._loop.at(run.deadline, lambda: self._due(run))
-        self._loop.at(time.monotonic() + _DISK_INTERVAL, lambda: self._watch_disk(run))
-        self._refill(session)
-
-    def _due(self, run: Run) -> None:
-        if run.id in self._runs:
-            self._kill(run, "timeout")
-
-    def _watch_disk(self, run: Run) -> None:
-        if run.id not in self._runs or run.status is not None:
-            return
-        disk = run.session.disk if run.process.made else None
-        if disk is not None and disk.exceeded(run.limits.disk, run.disk_start, run.process.group.pids):
-            self._kill(run, "disk")
-            return
-        self._loop.at(time.monotonic() + _DISK_INTERVAL, lambda: self._watch_disk(run))
-
-    def end(self, ident: str, cause: str) -> None:
-        """Kill a run's tree; one that is over already is no surprise."""
-        if ident in self._pending:
-            self._pending[ident].refuse(cause, "ended before it began")
-        elif ident in self._runs:
-            self._kill(self._runs[ident], cause)
-
-    def signal(self, ident: str, number: int, *, tree: bool) -> None:
-        run = self._runs.get(ident)
-        if run is None or run.status is not None or not run.process.made:
-            return
-        if tree:
-            run.process.group.signal(number)
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(run.process.pidfd, number)
-
-    def _kill(self, run: Run, cause: str) -> None:
-        run.cause = run.cause or cause
-        run.process.doomed = True
-        if not run.process.made:
-            return
-        run.killed = run.killed or len(run.process.group.pids())
-        run.process.group.kill()
-        if run.status is not None:
-            self._kill_until_empty(run)
-
-    def _kill_until_empty(self, run: Run) -> None:
-        """Kill what is left of a run's tree; the run is finished when the kernel says that its cgroup is empty."""
-        group = run.process.group
-        group.kill()
-        if not group.populated():
-            self._finish(run)
-            return
-        fd = group.events_fd
-        if fd is None or run.waits:
-            self._loop.at(time.monotonic() + 0.002, lambda: self._still(run))
-            return
-        run.waits = True
-        self._loop.watch(fd, lambda _: self._still(run), select.EPOLLPRI)
-        self._still(run)  # it may have become empty between the look and the watch
-
-    def _still(self, run: Run) -> None:
-        if run.id not in self._runs:
-            return
-        if run.process.group.populated():
-            if not run.waits:
-                self._kill_until_empty(run)
-            return
-        self._finish(run)
-
-    def _finish(self, run: Run) -> None:
-        if self._runs.pop(run.id, None) is None:
-            return
-        if run.waits and run.process.group.events_fd is not None:
-            self._loop.forget(run.process.group.events_fd)
-        run.session.runs.discard(run.id)
-        ended = ending.conclude(run)
-        for wrong in ending.wrongs(run):
-            self._record(events.security(action="confinement", outcome="wrong", run=run.id, reason=wrong), None)
-        record = events.outcome(run=run.id, session_id=run.session.id, outcome=ended.cause, result=ending.result(ended))
-        self._record(record, lambda: self._to_main(ended))
-        self._loop.later(lambda: self._after(run))
-
-    def _after(self, run: Run) -> None:
-        self._drop_child(run.session, run.process)
-
     # --- stop -----------------------------------------------------------------------------------------------------
 
     def stop(self, done: Callable[[int, int], None]) -> None:
         """Kill every tree; `done(runs, sessions)` when all is gone."""
-        runs, sessions = len(self._runs) + len(self._pending), len(self._sessions)
-        for pending in self._pending.values():
-            pending.refuse("stopped", "emergency stop")
+        runs, sessions = len(self.runs), len(self._sessions)
+        self.runs.refuse_pending("stopped", "emergency stop")
         for blank in self._blanks.clear():
             self._discard(blank)
         self._stopping.append(lambda: done(runs, sessions))
@@ -479,5 +287,5 @@ class Warden:
             session.kill()
         for session in left:
             # Children first: the end of a PID namespace's init waits until all of them are reaped.
-            for process in [*(self._runs[r].process for r in session.runs), *session.idle, session.leader]:
+            for process in [*(run.process for run in self.runs.of(session)), *session.idle, session.leader]:
                 process.reap(block=True)

@@ -250,16 +250,7 @@ class Running:
             )
         if message.cause != "not_started":
             return None
-        name = run.argv[0]
-        program = f"{name[:128]!r} is looked for in the directories of PATH" if "/" not in name else repr(name[:128])
-        return CommandNotStarted(
-            message.detail or f"{name[:128]!r} could not be started",
-            field="argv[0]" if run.script is None else "script",
-            hint=f"{program}; it has to be there inside the session and in what profile {run.profile} may execute",
-            run=run.id,
-            errno=message.usage.get("errno"),
-            step=message.usage.get("step"),
-        )
+        return _not_started(run, message)
 
     def stop(self) -> None:
         """Give back what is only needed while it runs."""
@@ -268,6 +259,27 @@ class Running:
             self._idle = None
         if self.stdin is not None:
             self.stdin.close()
+
+
+def _not_started(run: Run, message: RunEnded) -> CommandNotStarted:
+    """What of the request it was, by the step that failed in the child."""
+    step, number = message.usage.get("step"), message.usage.get("errno")
+    why = os.strerror(number) if type(number) is int else message.detail or "unknown"
+    name = repr(run.argv[0][:128])
+    field = "argv[0]" if run.script is None else "script"
+    if step == "cwd":
+        field, detail = "cwd", f"{run.cwd[:512]!r} cannot be entered: {why}"
+        hint = "give a directory that exists inside the session: in the workspace, or /tmp"
+    elif step == "exec":
+        detail = f"{name} cannot be executed: {why}"
+        where = "in a directory of PATH" if "/" not in run.argv[0] else "inside the session"
+        hint = (
+            f"it has to be an executable file {where}, as has the interpreter that its first line names, and in what "
+            f"profile {run.profile} may execute"
+        )
+    else:
+        detail, hint = message.detail or f"{name} could not be started", "see the service's log"
+    return CommandNotStarted(detail, field=field, hint=hint, run=run.id, errno=number, step=step)
 
 
 def decision(admission: Admission, digest: str) -> dict[str, object]:
