@@ -28,13 +28,13 @@ def kill_round(dirs: dict[Hierarchy, str]) -> None:
 
     Every hierarchy is asked for its processes: one that died while it joined may be in some of them only.
     """
-    paths = paths(dirs)
+    inside = paths(dirs)
     groups = [(h, g) for h, d in dirs.items() for g in files.walk(d)]
     for h, group in groups:
         freeze(h, group, frozen=True)
     try:
         for pid in set().union(*(files.pids(d) for d in dirs.values())):
-            signal_member(pid, paths, signal.SIGKILL)
+            signal_member(pid, inside, signal.SIGKILL)
     finally:
         for h, group in groups:
             freeze(h, group, frozen=False)
