@@ -65,16 +65,18 @@ def check(*, path: str | None, as_object: bool) -> None:
     """Check policy files without a service: every finding as FILE:LINE: KEY: what is wrong, what was expected.
 
     Default: /etc/stockade with its drop-ins. A FILE not named policy.toml is checked by itself. Files must belong
-    to root or to you. Profiles are not proved here: `stockade policy reload` does that.
+    to root or to you. What loads and is probably not meant is told as a warning. Profiles are not proved here:
+    `stockade policy reload` does that.
 
     \b
-    Exit status: 0 valid; 1 findings.
+    Exit status: 0 valid, also with warnings; 1 findings.
 
     \b
     Examples:
       stockade policy check
       stockade policy check ./policy.toml
     """
+    from supervisor.policy.lint import lint
     from supervisor.policy.load import load
 
     where = place(path)
@@ -85,8 +87,10 @@ def check(*, path: str | None, as_object: bool) -> None:
         text = "\n".join([*map(show.finding_line, findings), e.detail.partition(":")[0]])
         show.emit({"valid": False, "findings": findings}, text, as_object=as_object)
         raise click.exceptions.Exit(EXIT_FAILED) from e
-    answer = {"valid": True, "findings": [], "digest": snapshot.digest(), "files": [f for f, _ in snapshot.files]}
-    show.emit(answer, "\n".join(_summary(snapshot)), as_object=as_object)
+    warnings = lint(snapshot)
+    answer = {"valid": True, "findings": warnings, "digest": snapshot.digest(), "files": [f for f, _ in snapshot.files]}
+    text = "\n".join([*(f"warning: {show.finding_line(w)}" for w in warnings), *_summary(snapshot)])
+    show.emit(answer, text, as_object=as_object)
 
 
 def _summary(snapshot: Snapshot) -> Iterator[str]:

@@ -322,6 +322,17 @@ def test_policy_check_prints_every_finding_with_file_line_key_and_the_nearest_na
     ]
 
 
+def test_policy_check_warns_of_what_loads_and_is_probably_not_meant(stockade: Any, private: Any) -> None:
+    file = private / "policy.toml"
+    file.write_text(VALID + "[profiles.shell.limits]\nprocesses = 1\n")
+    ended = stockade("policy", "check", str(private))
+    assert ended.returncode == 0
+    warned = [line for line in ended.stdout.decode().splitlines() if line.startswith("warning: ")]
+    assert any("profiles.shell.limits.processes: 1 is surely too low for a shell" in line for line in warned)
+    findings = json.loads(stockade("policy", "check", "--json", str(private)).stdout)["findings"]
+    assert {f["severity"] for f in findings} == {"warning"}
+
+
 def test_policy_reload_that_is_refused_prints_the_findings(service: Any, stockade: Any) -> None:
     finding = {"file": "/e/p.toml", "line": 3, "key": "raed", "message": "unknown", "expected": None, "nearest": "read"}
     document = {"code": "policy_invalid", "detail": "1 problem", "findings": [finding]}
