@@ -168,7 +168,8 @@ def fork(life: Callable[[], int], keep: tuple[int, ...]) -> int:
 
 
 def give_up_root(uid: int, gid: int) -> None:
-    process.become(uid, gid, last=process.last_capability())
+    process.lock_down(process.last_capability())
+    process.give_up(uid, gid)
     process.prctl(process.PR_SET_DUMPABLE, 0)
 
 

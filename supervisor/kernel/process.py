@@ -118,17 +118,19 @@ def bound_capabilities(keep: tuple[int, ...], last: int) -> None:
             prctl(PR_CAPBSET_DROP, cap)
 
 
-def become(uid: int, gid: int, *, last: int) -> None:
-    """Give up everything: bounding set, securebits, groups, ids, every capability set, and gaining privileges again.
-
-    Raises OSError at the first step that fails; the caller must then end. The order is that of need: each step
-    uses a capability that a later one removes.
+def lock_down(last: int) -> None:
+    """What a process may give up for itself and all that come from it while it still changes ids: ambient and bounding
+    set, supplementary groups, gaining privileges by exec, and with the securebits any effect of ids on capabilities.
     """
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     bound_capabilities((), last)
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED)
     os.setgroups([])
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def give_up(uid: int, gid: int) -> None:
+    """After lock_down: take ids for good and empty every capability set. Raises OSError; the caller must then end."""
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     set_capabilities(0, 0)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)

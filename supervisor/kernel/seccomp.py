@@ -54,16 +54,28 @@ def compile_filter(name: str, machine: str = MACHINE, *, memfd: bool | None = No
     return (_chain(_refusals(pyseccomp, resolve, table), _allow_list(pyseccomp, resolve, table, withheld)),)
 
 
-def load(programs: tuple[bytes, ...]) -> None:
-    """Install programs on the calling thread, for good. Needs no_new_privs (EACCES); threads started before stay out.
+class Loadable:
+    """Programs laid out for the kernel, so that a child made later has nothing to copy before it loads them."""
 
-    If one fails the earlier ones are in force, so the caller must end.
-    """
-    for program in programs:
-        instructions = ctypes.create_string_buffer(program, len(program))
+    def __init__(self, programs: tuple[bytes, ...]) -> None:
+        self._held = [ctypes.create_string_buffer(program, len(program)) for program in programs]
         # struct sock_fprog: unsigned short len, then an aligned pointer
-        fprog = struct.pack("=H6xQ", len(program) // INSTRUCTION_BYTES, ctypes.addressof(instructions))
-        call("seccomp", SECCOMP_SET_MODE_FILTER, FLAGS, fprog)
+        self._fprogs = [
+            struct.pack("=H6xQ", len(held) // INSTRUCTION_BYTES, ctypes.addressof(held)) for held in self._held
+        ]
+
+    def load(self) -> None:
+        """Install them on the calling thread, for good. Needs no_new_privs (EACCES); threads started before stay out.
+
+        If one fails the earlier ones are in force, so the caller must end.
+        """
+        for fprog in self._fprogs:
+            call("seccomp", SECCOMP_SET_MODE_FILTER, FLAGS, fprog)
+
+
+def load(programs: tuple[bytes, ...]) -> None:
+    """Lay out and load at once."""
+    Loadable(programs).load()
 
 
 def receipt(name: str, programs: tuple[bytes, ...]) -> dict[str, Any]:

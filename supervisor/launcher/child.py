@@ -8,12 +8,11 @@ import errno
 import json
 import os
 import resource
-import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from supervisor.kernel import landlock, seccomp
 from supervisor.kernel import process as p
-from supervisor.launcher.leader import reset_signals, tell
+from supervisor.launcher.leader import tell
 from supervisor.wire import framing
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from supervisor.launcher.plan import Identity
 
+_SIGKILL = 9  # the enum members of `signal` are objects, and so pages, of their own
 _OOM_SCORE_ADJ = b"500"  # the kernel takes a sandboxed process before a service of the host (proc_pid_oom_score_adj(5))
 
 
@@ -29,9 +29,11 @@ class Orders(NamedTuple):
     """What a child is made with; everything else comes over `ctl`."""
 
     identity: Identity
-    filters: tuple[bytes, ...]
-    last_capability: int
-    processes: int
+    filters: seccomp.Loadable
+    processes: int  # RLIMIT_NPROC, the second line behind pids.max
+    leader: int  # pidfd
+    ruleset: int | None  # None: it comes over `ctl`
+    join: tuple[int, ...]  # cgroup files that take who writes "0"
     attempt: Callable[[str], bytes] | None = None  # in the prover only
 
 
@@ -42,31 +44,31 @@ def limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (bound, bound))
 
 
-def confine(orders: Orders, leader: int, join: Callable[[], None], ctl: socket.socket, ruleset: int | None) -> None:
-    """Every layer, in the order in which each still may be set. Raises OSError at the first that fails."""
-    reset_signals()
-    join()
-    for descriptor in (1, 2):  # the launcher's stderr is the service's log and not for a run
-        os.dup2(0, descriptor)
-    keep = (leader, ctl.fileno()) if ruleset is None else (leader, ctl.fileno(), ruleset)
-    p.close_from(3, keep)
+def confine(orders: Orders, ctl: socket.socket) -> None:
+    """Every layer, in the order in which each still may be set. Raises OSError at the first that fails.
+
+    What can be given up for good before the fork, the forge has given up. Each page that is touched here is copied
+    first, so this is one plain function.
+    """
+    leader, ruleset, own = orders.leader, orders.ruleset, ctl.fileno()
+    for fd in orders.join:
+        os.write(fd, b"0")
+    p.close_from(3, (leader, own) if ruleset is None else (leader, own, ruleset))
     os.setsid()
     p.setns(leader, p.CLONE_NEWNS | p.CLONE_NEWNET | p.CLONE_NEWIPC | p.CLONE_NEWUTS)
     p.unshare(p.CLONE_NEWCGROUP)
     os.close(leader)
-    os.chdir("/")
-    os.umask(0o022)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the session's own, so that /dev/stdin can be opened anew
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
     os.close(null)
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     os.write(score, _OOM_SCORE_ADJ)
     os.close(score)
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_NPROC, 4 * orders.processes + 64)
-    p.become(orders.identity.uid, orders.identity.gid, last=orders.last_capability)
-    p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
+    limit(resource.RLIMIT_NPROC, orders.processes)
+    p.give_up(orders.identity.uid, orders.identity.gid)
+    p.prctl(p.PR_SET_PDEATHSIG, _SIGKILL)
     p.prctl(p.PR_SET_DUMPABLE, 0)
     if ruleset is None:
         data, fds, _ = framing.take(ctl)
@@ -75,7 +77,7 @@ def confine(orders: Orders, leader: int, join: Callable[[], None], ctl: socket.s
         ruleset = fds[0]
     landlock.restrict_self(ruleset)
     os.close(ruleset)
-    seccomp.load(orders.filters)
+    orders.filters.load()
 
 
 def execute(argv: list[str], env: dict[str, str], shell: str) -> NoReturn:
@@ -103,17 +105,11 @@ def execute(argv: list[str], env: dict[str, str], shell: str) -> NoReturn:
     raise worst
 
 
-def live(
-    ctl: socket.socket,
-    orders: Orders,
-    leader: int,
-    join: Callable[[], None],
-    ruleset: int | None,
-) -> NoReturn:
+def live(ctl: socket.socket, orders: Orders) -> NoReturn:
     """Confine, wait, exec. Never returns and never raises; a failure is told over `ctl`, which exec closes."""
     step = "confine"
     try:
-        confine(orders, leader, join, ctl, ruleset)
+        confine(orders, ctl)
         tell(ctl, {"confined": True})
         step = "wait"
         data, fds, _ = framing.take(ctl)

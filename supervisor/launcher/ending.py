@@ -12,7 +12,9 @@ from supervisor.launcher import receipt as receipts
 from supervisor.wire.messages import RunEnded
 
 if TYPE_CHECKING:
-    from supervisor.launcher.session import Run, Session
+    from supervisor.launcher.session import Process, Run, Session
+
+_PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def is_plain(fd: int) -> bool:
@@ -34,6 +36,22 @@ def first_process_ended(run: Run) -> None:
         else:
             run.failure = said[0]
     run.status = process.reap(block=True)
+    if run.status == (None, signal.SIGKILL) and run.cause is None and is_ending(run.session.leader):
+        run.cause = "lost"
+
+
+def is_ending(leader: Process) -> bool:
+    """Whether a session's leader was killed or has ended. Its end becomes visible only after that of its last child,
+    which the kernel kills with it (pid_namespaces(7)), so the flags of the task are asked (proc_pid_stat(5)).
+    """
+    if leader.pidfd < 0:
+        return leader.made
+    try:
+        with open(f"/proc/{leader.pid}/stat", "rb", buffering=0) as f:
+            flags = int(f.read(4096).rpartition(b")")[2].split()[6])
+    except OSError:
+        return True
+    return bool(flags & _PF_EXITING)
 
 
 def cause(run: Run, counters: dict[str, int]) -> str:
@@ -46,7 +64,7 @@ def cause(run: Run, counters: dict[str, int]) -> str:
         return run.cause
     if counters.get("memory_oom", 0) and failed:
         return "memory"
-    if number == signal.SIGXFSZ:
+    if number == signal.SIGXFSZ or code == 128 + signal.SIGXFSZ:  # a shell reports so what its child died of
         return "disk"
     if counters.get("pids_refused", 0) and (failed or run.killed):
         return "processes"

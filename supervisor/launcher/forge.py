@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.kernel import process as p
+from supervisor.kernel import seccomp
 from supervisor.launcher.child import Orders, live
 from supervisor.launcher.leader import NAMESPACES, lead
 from supervisor.launcher.plan import Identity
@@ -39,13 +41,14 @@ class Forge:
 
     def __init__(self, sock: socket.socket, tree: Tree, staging: str, attempt: Callable[[str], bytes] | None) -> None:
         self._sock, self._tree, self._staging, self._attempt = sock, tree, staging, attempt
-        self._filters: tuple[bytes, ...] = ()
-        self._last = p.last_capability()
+        self._filters = seccomp.Loadable(())
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._busy: list[list[str]] = []
 
     def run(self) -> None:
         """Work until the launcher is gone, then remove what is left to remove."""
+        self._prepare()
+        gc.collect()
         gc.freeze()
         gc.disable()
         while True:
@@ -62,12 +65,23 @@ class Forge:
             self._remove([])
             time.sleep(_BUSY_INTERVAL)
 
+    @staticmethod
+    def _prepare() -> None:
+        """Everything that all processes made here have in common and can inherit."""
+        os.setsid()  # a signal from a terminal is for main
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python and the launcher ignore some, and exec would keep that
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.umask(0o022)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        p.lock_down(p.last_capability())
+
     def _serve(self, order: dict[str, Any], fds: list[int]) -> None:
         try:
             if order["do"] == "remove":
                 self._remove(order["groups"])
             elif order["do"] == "filters":
-                self._filters = tuple(base64.b64decode(part) for part in order["filters"])
+                self._filters = seccomp.Loadable(tuple(base64.b64decode(part) for part in order["filters"]))
             else:
                 self._clone(order, fds)
         finally:
@@ -89,18 +103,23 @@ class Forge:
     def _lead(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int, dict[str, Any]]:
         """The session's group and its leader."""
         profile, identity = profile_from_json(order["profile"]), Identity(*order["identity"])
-        session = self._tree.session(order["session"])
+        ctl = _socket(fds)
+        try:
+            session = self._tree.session(order["session"])
+        except OSError:
+            ctl.close()
+            raise
         leaf = None
         try:
             session.limit(**order["limits"])
             leaf = session.child("leader")
 
-            def life(join: Callable[[], None]) -> NoReturn:
-                try:
-                    join()
-                except OSError:
-                    os._exit(1)
-                lead(socket.socket(fileno=fds[0]), profile, identity, self._staging, self._filters, self._last)
+            join = leaf.join_fds(unified=leaf.clone_fd is None)
+
+            def life() -> NoReturn:
+                for fd in join:
+                    os.write(fd, b"0")
+                lead(ctl, profile, identity, self._staging, self._filters)
 
             return *self._fork(NAMESPACES, leaf, life), {}
         except OSError:
@@ -108,23 +127,34 @@ class Forge:
             raise
         finally:
             session.close()
+            ctl.close()
+            if leaf is not None:
+                leaf.close()
 
     def _make(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int, dict[str, Any]]:
         """A run's group and its child, which waits for its orders."""
-        orders = Orders(Identity(*order["identity"]), self._filters, self._last, order["processes"], self._attempt)
-        session = self._tree.session(order["session"], make=False)
-        group = session.child(order["group"])
-        leader, ruleset = fds[1], fds[2] if len(fds) > 2 else None
-
-        def life(join: Callable[[], None]) -> NoReturn:
-            live(socket.socket(fileno=fds[0]), orders, leader, join, ruleset)
-
+        ctl, leader = _socket(fds), fds[0]
+        try:
+            group = self._tree.session(order["session"], make=False).child(order["group"])
+        except OSError:
+            ctl.close()
+            raise
         try:
             group.limit(**order["limits"])
+            held = group.read_limits()
+            orders = Orders(
+                identity=Identity(*order["identity"]),
+                filters=self._filters,
+                processes=order["processes"],
+                leader=leader,
+                ruleset=fds[1] if len(fds) > 1 else None,
+                join=group.join_fds(unified=group.clone_fd is None),
+                attempt=self._attempt,
+            )
             # Only children are concerned by this setns (pid_namespaces(7)); it is undone at once.
             p.setns(leader, p.CLONE_NEWPID)
             try:
-                return *self._fork(0, group, life), group.read_limits()
+                return *self._fork(0, group, lambda: live(ctl, orders)), held
             finally:
                 p.setns(self._own_pid_namespace, p.CLONE_NEWPID)
         except OSError:
@@ -132,12 +162,17 @@ class Forge:
             raise
         finally:
             group.close()
+            ctl.close()
 
-    def _fork(self, flags: int, group: Group, life: Callable[[Callable[[], None]], NoReturn]) -> tuple[int, int]:
-        """Clone into `group`: born there where the kernel can do that, else it joins. (pid, pidfd)."""
+    @staticmethod
+    def _fork(flags: int, group: Group, life: Callable[[], NoReturn]) -> tuple[int, int]:
+        """Clone into `group`: born there where the kernel can do that, else it joins by itself. (pid, pidfd)."""
         pid, pidfd = p.clone(flags | p.CLONE_PARENT, cgroup_fd=group.clone_fd)
         if pid == 0:
-            life(lambda: group.join(unified=group.clone_fd is None))
+            try:
+                life()
+            finally:
+                os._exit(1)
         return pid, pidfd
 
     def _remove(self, groups: list[list[str]]) -> None:
@@ -149,6 +184,11 @@ class Forge:
                 group = group.child(name, make=False)
             if not group.remove():
                 self._busy.append(names)
+
+
+def _socket(fds: list[int]) -> socket.socket:
+    """The process's end of its socket, which is the first descriptor of every order; it takes the descriptor over."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fds.pop(0))
 
 
 def start(tree: Tree, staging: str, attempt: Callable[[str], bytes] | None = None) -> socket.socket:

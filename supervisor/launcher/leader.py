@@ -38,13 +38,6 @@ def tell(ctl: socket.socket, body: dict[str, Any], fd: int | None = None) -> Non
     socket.send_fds(ctl, [json.dumps(body).encode()], [] if fd is None else [fd])
 
 
-def reset_signals() -> None:
-    """What Python and the launcher changed and exec would keep: ignored signals and the mask (execve(2))."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
 def loopback_up() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         request = struct.pack("16sH14x", b"lo", 0)
@@ -96,13 +89,10 @@ def adopt(profile: Profile, workspace: str, tree: int) -> tuple[int, list[str]]:
     )
 
 
-def lead(
-    ctl: socket.socket, profile: Profile, identity: Identity, staging: str, filters: tuple[bytes, ...], last: int
-) -> NoReturn:
+def lead(ctl: socket.socket, profile: Profile, identity: Identity, staging: str, filters: seccomp.Loadable) -> NoReturn:
     """Be the leader until the launcher lets go of `ctl`. Never returns and never raises."""
     step = "start"
     try:
-        reset_signals()
         p.close_from(3, (ctl.fileno(),))
         p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
         step = "mounts"
@@ -121,11 +111,11 @@ def lead(
         os.close(ruleset)
         step = "privileges"
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        p.become(identity.leader, identity.leader, last=last)
+        p.give_up(identity.leader, identity.leader)
         # Changing ids cleared the signal (prctl(2)), and the launcher may have died since: then ctl is at its end.
         p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
         p.prctl(p.PR_SET_DUMPABLE, 0)
-        seccomp.load(filters)
+        filters.load()
         while ctl.recv(1):
             pass
     except BaseException as e:  # noqa: BLE001 - whatever it was, the launcher must hear of it and this process must end

@@ -165,7 +165,10 @@ class Runs:
         if run is None:
             return False
         if child.error:
-            run.failure = {"step": "make", "error": child.error, "errno": None}
+            if run.cause is None and ending.is_ending(run.session.leader):
+                run.cause = "lost"
+            else:
+                run.failure = {"step": "make", "error": child.error, "errno": None}
             self._finish(run)
             return True
         ending.first_process_ended(run)

@@ -148,7 +148,7 @@ class Session:
             "group": name,
             "identity": self.identity,
             "limits": {"memory": limits.memory, "cpu_percent": limits.cpu, "pids": limits.processes},
-            "processes": self.profile.limits.processes,
+            "processes": 4 * self.profile.limits.processes + _SESSION_SLACK_PIDS,
         }
         fds = (self.leader.pidfd,) if self.ruleset < 0 else (self.leader.pidfd, self.ruleset)
         return self.world.forge.order(order, self.group.child(name, make=False), fds)

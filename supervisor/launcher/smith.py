@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import socket
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class Smith:
         number = next(self._numbers)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            framing.put(self.sock, {**order, "n": number}, (theirs.fileno(), *fds))
+            self._put({**order, "n": number}, (theirs.fileno(), *fds))
         except BaseException:
             ours.close()
             raise
@@ -39,7 +40,10 @@ class Smith:
 
     def answered(self) -> bool:
         """Take one answer of the forge; False when it is gone."""
-        data, fds, _ = framing.take(self.sock)
+        try:
+            data, fds, _ = framing.take(self.sock)
+        except ConnectionResetError:  # it ended with orders unread
+            return False
         if not data:
             return False
         body = framing.parse(data)
@@ -56,8 +60,12 @@ class Smith:
 
     def remove(self, groups: list[list[str]]) -> None:
         """Have groups removed, named from the session down, as soon as nothing dies in them any more."""
-        framing.put(self.sock, {"do": "remove", "groups": groups})
+        self._put({"do": "remove", "groups": groups})
 
     def filters(self, programs: tuple[bytes, ...]) -> None:
         """What every process made from now on loads."""
-        framing.put(self.sock, {"do": "filters", "filters": [base64.b64encode(p).decode() for p in programs]})
+        self._put({"do": "filters", "filters": [base64.b64encode(p).decode() for p in programs]})
+
+    def _put(self, body: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is seen by answered(), once
+            framing.put(self.sock, body, fds)

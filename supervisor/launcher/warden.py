@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -285,7 +286,9 @@ class Warden:
             pass  # what the forge was making when the end came is ours to reap as well
         for session in left:
             session.kill()
-        for session in left:
-            # Children first: the end of a PID namespace's init waits until all of them are reaped.
-            for process in [*(run.process for run in self.runs.of(session)), *session.idle, session.leader]:
-                process.reap(block=True)
+        # The end of a PID namespace's init waits until everything in it is reaped, and a forge that was killed may have
+        # made children that it did not tell of: so whatever ends is reaped until the last leader is.
+        leaders = {session.leader.pid for session in left if session.leader.pidfd >= 0}
+        with contextlib.suppress(ChildProcessError):
+            while leaders and (ended := os.waitid(os.P_ALL, 0, os.WEXITED)) is not None:
+                leaders.discard(ended.si_pid)

@@ -32,7 +32,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def send(sock: socket.socket, message: Message, fds: tuple[int, ...] = ()) -> None:
     """Send one message. Raises OSError (BlockingIOError when the peer does not read), WireError if too large."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([encode(message)], rights)
+    sock.sendmsg([encode(message)], rights, socket.MSG_NOSIGNAL)
 
 
 def put(sock: socket.socket, body: object, fds: tuple[int, ...] = ()) -> None:
@@ -41,7 +41,7 @@ def put(sock: socket.socket, body: object, fds: tuple[int, ...] = ()) -> None:
     Raises OSError; BlockingIOError when the peer does not read.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(body, separators=(",", ":")).encode("ascii")], rights)
+    sock.sendmsg([json.dumps(body, separators=(",", ":")).encode("ascii")], rights, socket.MSG_NOSIGNAL)
 
 
 def parse(data: bytes) -> Any:
