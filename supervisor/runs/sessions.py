@@ -120,13 +120,18 @@ def _idle(room: Supervisor, session: Session) -> None:
 
 
 async def close(room: Supervisor, session: Session) -> None:
-    """Close a session; returns when everything of it is gone. Raises Conflict, LauncherUnavailable."""
+    """Close a session; returns when everything of it is gone and every run's end is recorded and known.
+
+    Raises Conflict, LauncherUnavailable.
+    """
     if session.state == "ended":
         return
     if session.state == "opening":
         raise Conflict("the session is being opened", field="session", hint="try again when it is live")
     session.state = "closing"
     await room.runtime.close_session(session.id)
+    for ident in tuple(session.live_runs):
+        await room.registry.run(ident, None).done.wait()
 
 
 def ended(room: Supervisor, ident: str, cause: str) -> None:

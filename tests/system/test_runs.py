@@ -57,6 +57,12 @@ def test_an_end_has_its_cause_in_the_answer_and_in_the_log(daemon: Daemon, works
     assert of_uid(run["receipt"]["uid"], daemon) == []
 
 
+def test_the_cause_is_disk_when_a_shell_reports_what_its_child_died_of(daemon: Daemon, workspace: Path) -> None:
+    run = daemon.run(workspace, script="head -c 64M /dev/zero > big; exit", limits={"disk": "4M"})
+    assert (run["cause"], run["exit_code"]) == ("disk", 128 + signal.SIGXFSZ)
+    assert (workspace / "big").stat().st_size == 4 * MIB
+
+
 def test_the_cause_is_disk_when_many_small_files_add_up(daemon: Daemon, workspace: Path) -> None:
     script = "i=0; while :; do head -c 1M /dev/zero > f$i; i=$((i+1)); done"
     run = daemon.run(workspace, script=script, limits={"disk": "8M"})
