@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from guest.tools import CGROUP, WORKSPACE, alive_with, background, must, run_json, session_groups, stockade, until
+from guest.tools import (
+    CGROUP,
+    WORKSPACE,
+    alive_with,
+    background,
+    group_of,
+    must,
+    run_json,
+    still_there,
+    stockade,
+    until,
+)
 
 
 def the_receipt_names_what_was_enforced() -> str:
@@ -40,15 +50,10 @@ def a_fork_bomb_is_contained() -> str:
 
 def the_kernel_holds_the_limits_of_the_profile() -> str:
     """cpu.max, memory.max, memory.swap.max and pids.max of a live run's cgroup are what was asked for."""
-    marker = Path(WORKSPACE, "started")
-    marker.unlink(missing_ok=True)
     limits = ("--limit", "cpu=50%", "--limit", "memory=96M", "--limit", "processes=33")
-    run = stockade(
-        "run", "--background", *limits, "--workspace", WORKSPACE, "-c", "touch started; exec sleep 4713"
-    ).stdout.strip()
-    until(marker.exists, "the run never began", 60)
+    run = background("exec sleep 4713", "4713", *limits)
     (pid,) = alive_with("4713")
-    group = Path("/sys/fs/cgroup" + Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::"))
+    group, _ = group_of(pid)
     names = ("cpu.max", "memory.max", "memory.swap.max", "pids.max")
     found = {name: (group / name).read_text().strip() for name in names}
     stockade("kill", run)
@@ -63,12 +68,12 @@ def the_kernel_holds_the_limits_of_the_profile() -> str:
 
 def a_killed_run_leaves_no_process_and_no_cgroup() -> None:
     """`stockade kill` ends the whole tree, and its cgroups go."""
-    before = session_groups()
-    run = background("sh -c 'setsid sleep 4714 & exec sleep 4714'")
-    must(len(alive_with("4714")) == 2)
+    run = background("setsid sleep 4714 & exec sleep 4714", "4714", processes=2)
+    groups = {group_of(pid) for pid in alive_with("4714")}
+    must(len(groups) == 1, groups)
     stockade("kill", run)
     until(lambda: not alive_with("4714"), "a process of the killed run is left", 30)
-    until(lambda: set(session_groups()) <= set(before) or len(session_groups()) <= len(before), "a cgroup is left", 60)
+    until(lambda: not [g for g in groups if still_there(*g)], f"a cgroup is left: {groups}", 60)
 
 
 CHECKS = (

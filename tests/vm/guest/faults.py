@@ -12,15 +12,16 @@ from guest.tools import (
     alive_with,
     audit,
     background,
+    group_of,
     is_active,
     main_pid,
     must,
     processes,
     run_json,
-    session_groups,
     sh,
     shown,
     status_of,
+    still_there,
     until,
 )
 
@@ -29,9 +30,8 @@ _BACK = 3.0  # seconds from the kill until systemd has started the service again
 
 def _kill(part: str, seconds: str) -> str:
     sh("systemctl", "reset-failed", UNIT)  # the start limit counts the crashes of a minute, and these are ours
-    run = background(f"sleep {seconds}")
-    groups, old = session_groups(), main_pid()
-    must(len(alive_with(seconds)) == 1)
+    run = background(f"exec sleep {seconds}", seconds)
+    group, old = group_of(alive_with(seconds)[0]), main_pid()
     began = time.clock_gettime(time.CLOCK_MONOTONIC)
     os.kill(processes()[part], signal.SIGKILL)
     until(lambda: main_pid() not in (0, old), f"the service is not back after kill -9 of {part}", 60)
@@ -40,8 +40,7 @@ def _kill(part: str, seconds: str) -> str:
     back = int(shown("ExecMainStartTimestampMonotonic")["ExecMainStartTimestampMonotonic"]) / 1e6 - began
     must(back < _BACK, f"started again after {back:.1f} s")
     must(not alive_with(seconds), f"a child survived kill -9 of {part}")
-    left = sorted(set(groups) & set(session_groups()))
-    must(not [g for g in left if run in g], f"cgroups of before are left: {left}")
+    must(not still_there(*group), f"the cgroup of before is left: {group[0]}")
     (outcome,) = audit(run, "outcome")
     must(outcome["outcome"] == "lost", outcome)
     must(len(audit(run, "decision")) == 1)
@@ -67,7 +66,7 @@ def auditor_killed() -> str:
 def session_leader_killed() -> str:
     """kill -9 of a session's leader: its tree dies with it, the run has an outcome, the service goes on."""
     old = main_pid()
-    run = background("sleep 4734")
+    run = background("exec sleep 4734", "4734")
     (pid,) = alive_with("4734")
     inside = os.readlink(f"/proc/{pid}/ns/pid")
     leaders = [

@@ -19,7 +19,7 @@ def _of_the_service() -> list[str]:
 
 def uninstall_keeps_nothing_but_data() -> None:
     """No process, cgroup, unit or program is left; policy, state, log and their users are."""
-    background("sleep 4741")
+    background("exec sleep 4741", "4741")
     sh(f"{PROJECT}/scripts/uninstall")
     must(not alive_with("4741"), "a run outlived the uninstallation")
     must(not _of_the_service())

@@ -61,7 +61,7 @@ def a_bad_policy_fails_the_reload_and_the_last_good_one_serves() -> str:
 
 def a_restart_ends_what_runs_and_serves_again() -> None:
     """`systemctl restart`: the trees of the old service are dead, the new one works."""
-    background("sleep 4721")
+    background("exec sleep 4721", "4721")
     sh("systemctl", "restart", UNIT)
     must(not alive_with("4721"), "a run outlived its service")
     must(run_json("--", "true")["cause"] == "exited")
@@ -69,7 +69,7 @@ def a_restart_ends_what_runs_and_serves_again() -> None:
 
 def a_stop_leaves_no_process_and_no_cgroup() -> None:
     """`systemctl stop` ends in time, with an empty and removed cgroup."""
-    background("sh -c 'trap \"\" TERM; setsid sleep 4722 & sleep 4722'")
+    background("trap '' TERM; setsid sleep 4722 & exec sleep 4722", "4722", processes=2)
     sh("systemctl", "stop", UNIT)
     must(not alive_with("4722"), "a run outlived its service")
     until(lambda: not CGROUP.exists(), f"{CGROUP} is left", 30)

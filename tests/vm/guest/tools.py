@@ -62,13 +62,10 @@ def run_json(*argv: str, user: str = "alice", status: int | None = None) -> dict
         raise NotAsPromised(f"no JSON, status {done.returncode}: {done.stdout}{done.stderr}") from None
 
 
-def background(*argv: str) -> str:
-    """A run that goes on by itself: its id. It has begun its work when a file `started` is in the workspace."""
-    marker = Path(WORKSPACE, "started")
-    marker.unlink(missing_ok=True)
-    script = "touch started; exec " + " ".join(argv)
-    run = stockade("run", "--background", "--workspace", WORKSPACE, "-c", script).stdout.strip()
-    until(marker.exists, "the background run never began", 60)
+def background(script: str, argument: str, *options: str, processes: int = 1) -> str:
+    """A run that goes on by itself: its id, once so many of its processes have `argument` as a word of theirs."""
+    run = stockade("run", "--background", *options, "--workspace", WORKSPACE, "-c", script).stdout.strip()
+    until(lambda: len(alive_with(argument)) == processes, f"{run} never began: {alive_with(argument)}", 60)
     return run
 
 
@@ -107,13 +104,6 @@ def pids_below(cgroup: Path) -> list[int]:
     return sorted(found)
 
 
-def session_groups() -> list[str]:
-    """Every cgroup of the unit that is not of the service's own processes, relative to the unit's."""
-    own = {".", "supervisor", ".control"}
-    found = {os.path.relpath(directory, CGROUP) for directory, _, _ in os.walk(CGROUP)}
-    return sorted(f for f in found - own if not f.startswith("supervisor/"))
-
-
 def processes() -> dict[str, int]:
     """The service's own processes by their part: main, launcher, auditor."""
     main, ids = main_pid(), {}
@@ -128,6 +118,16 @@ def processes() -> dict[str, int]:
             ids["launcher"] = pid
     must(set(ids) == {"main", "launcher", "auditor"}, f"the service's processes are {ids}")
     return ids
+
+
+def group_of(pid: int) -> tuple[Path, int]:
+    """The cgroup of a process, and its inode number, which no later group of the same name has."""
+    group = Path("/sys/fs/cgroup" + Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::"))
+    return group, group.stat().st_ino
+
+
+def still_there(group: Path, inode: int) -> bool:
+    return group.exists() and group.stat().st_ino == inode
 
 
 def alive_with(argument: str) -> list[int]:
