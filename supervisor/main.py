@@ -6,6 +6,7 @@ The second half of the composition root (daemon.py is the first): it imports wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from supervisor.layout import Layout
 
 EX_CONFIG = 78  # sysexits.h
+_STOP_PATIENCE = 10.0  # seconds for every tree to die
 
 log = logging.getLogger("stockade")
 
@@ -76,6 +78,9 @@ class Main:
         self._sign_of_life(loop)
         status = await self._end
         systemd.notify("STOPPING=1")
+        if status == 0:  # every run ends as `stopped` in the log; without this the next start would call them lost
+            with contextlib.suppress(StockadeError, TimeoutError):
+                await asyncio.wait_for(runtime.stop(), _STOP_PATIENCE)
         await serving.stop()
         if status == 0:
             await audit.record(events.service(action="stop", outcome="ok"))

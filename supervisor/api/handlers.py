@@ -43,6 +43,8 @@ async def _start(call: Call, request: RunRequest) -> Response:
             hint='set "background", or ask for frames with "Accept: application/x-ndjson"',
         )
     run = await begin(call, request)
+    if call.streams or request.background:  # naming a run acknowledges it, and what is acknowledged survives kill -9
+        await call.supervisor.recorded(run)
     if call.streams:
         return await stream.frames(call, run, {}, owner=not request.background)
     if request.background:

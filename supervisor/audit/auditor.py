@@ -19,7 +19,7 @@ from supervisor.audit.peer import Hostile, Overflow, Peer
 from supervisor.audit.recover import repairs
 from supervisor.audit.writer import Log, open_log
 from supervisor.errors import AuditUnavailable
-from supervisor.wire.messages import Ack, Go, Nack, Nogo
+from supervisor.wire.messages import Ack, Closed, Go, Nack, Nogo
 
 if TYPE_CHECKING:
     import socket
@@ -147,6 +147,8 @@ class Auditor:
                 self.launcher.send(Go(event["run"], event["fingerprint"]))
             if record.id:
                 peer.send(Ack(record.id, seq))
+            elif event["event_type"] == "outcome":
+                self.main.send(Closed(event["run"], seq))
 
     def _failed(self, admitted: list[tuple[Peer, Record]], error: OSError) -> None:
         why = f"{self.log.path}: {error.strerror or error}"
@@ -177,6 +179,8 @@ class Auditor:
         event = record.event
         if record.id:
             peer.send(Nack(record.id, why[:1024]))
+        elif peer is self.launcher and event["event_type"] == "outcome" and event["run"] in self.ledger.open:
+            self.main.send(Closed(event["run"], 0, why[:1024]))
         # A duplicate says nothing against the run that has its Go already.
         if peer is self.main and _allows(event) and event["run"] not in self.ledger.open:
             self.launcher.send(Nogo(event["run"], why[:1024]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.errors import AuditUnavailable
 from supervisor.wire import framing
-from supervisor.wire.messages import AUDITOR_TO_MAIN, Ack, Message, Record, WireError
+from supervisor.wire.messages import AUDITOR_TO_MAIN, Ack, Closed, Message, Record, WireError
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +26,7 @@ class AuditClient:
         self._loop = loop
         self._next = 0
         self._pending: dict[int, asyncio.Future[int]] = {}
+        self._closing: dict[str, asyncio.Future[int]] = {}
         self._backlog: deque[Message] = deque()
         self._callbacks: list[Callable[[], None]] = []
         self._lost: str | None = None
@@ -47,6 +48,22 @@ class AuditClient:
             self._next += 1
             self._pending[self._next] = future
         return future
+
+    def closed(self, run: str) -> asyncio.Future[int]:
+        """The seq of a run's outcome, once the auditor has it from the launcher and it is durable.
+
+        AuditUnavailable when it never will be. Ask when the run is started, forget() when no outcome will come.
+        """
+        future: asyncio.Future[int] = self._loop.create_future()
+        if self._lost is None:
+            self._closing[run] = future
+        else:
+            _fail(future, AuditUnavailable(self._lost, hint=_HINT))
+        return future
+
+    def forget(self, run: str) -> None:
+        """No outcome of this run is waited for any more."""
+        self._closing.pop(run, None)
 
     def post(self, event: dict[str, Any]) -> None:
         """Send an event without waiting. Raises AuditUnavailable when it certainly cannot be recorded."""
@@ -111,6 +128,9 @@ class AuditClient:
             self._answered(packet[0])
 
     def _answered(self, answer: Any) -> None:
+        if isinstance(answer, Closed):
+            self._close(answer)
+            return
         future = self._pending.pop(answer.id, None)
         if future is None:
             self._end(f"the auditor answered record {answer.id}, which waits for no answer")
@@ -121,6 +141,15 @@ class AuditClient:
         else:
             _fail(future, AuditUnavailable(f"the record was not written: {answer.detail}", hint=_HINT))
 
+    def _close(self, answer: Closed) -> None:
+        future = self._closing.pop(answer.run, None)
+        if future is None or future.done():
+            return
+        if answer.detail:
+            _fail(future, AuditUnavailable(f"the outcome was not written: {answer.detail}", hint=_HINT))
+        else:
+            future.set_result(answer.seq)
+
     def _end(self, why: str) -> None:
         if self._lost is not None:
             return
@@ -129,8 +158,9 @@ class AuditClient:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self._backlog.clear()
-        pending, self._pending = self._pending, {}
-        for future in pending.values():
+        pending = [*self._pending.values(), *self._closing.values()]
+        self._pending, self._closing = {}, {}
+        for future in pending:
             if not future.done():
                 _fail(future, AuditUnavailable(why, hint=_HINT))
         callbacks, self._callbacks = self._callbacks, []

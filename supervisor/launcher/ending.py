@@ -94,6 +94,7 @@ def conclude(run: Run) -> RunEnded:
         usage=usage,
         receipt=receipts.receipt(run.proc_status, layers, limits),
         detail=detail[:4000],
+        recorded=True,
     )
 
 

@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -191,6 +192,14 @@ def _socket(fds: list[int]) -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fds.pop(0))
 
 
+def _close_sockets(keep: int) -> None:
+    """Close the launcher's conversations with main and auditor; the lock of the instance stays held."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing's own descriptor is gone again
+            if fd not in (0, 1, 2, keep) and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.close(fd)
+
+
 def start(tree: Tree, staging: str, attempt: Callable[[str], bytes] | None = None) -> socket.socket:
     """Fork the forge; our end of its socket. It ends when that is closed, or with this process."""
     ours, theirs = framing.pair()
@@ -198,6 +207,7 @@ def start(tree: Tree, staging: str, attempt: Callable[[str], bytes] | None = Non
     if os.fork() == 0:
         try:
             ours.close()
+            _close_sockets(theirs.fileno())
             p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == launcher:
                 Forge(theirs, tree, staging, attempt).run()

@@ -56,8 +56,6 @@ class Monitor:
         self.warden = Warden(loop, world, self._record, self.to_main.send)
         loop.watch(world.forge.sock.fileno(), lambda _: self._from_forge(world))
         self._reloading: Reloading | None = None
-        self._records = 0
-        self._waiting: dict[int, Callable[[], None]] = {}  # record id -> what follows when it is durable
         self._answers: dict[type[w.Message], Callable[[Any, list[int]], None]] = {
             w.Reload: self._reload,
             w.OpenSession: self._open_session,
@@ -113,10 +111,8 @@ class Monitor:
                 self.warden.runs.go(message.run, message.fingerprint)
             elif isinstance(message, w.Nogo):
                 self.warden.runs.nogo(message.run, message.detail)
-            else:  # an outcome that cannot be recorded is told to main all the same: the run is over either way
-                follow = self._waiting.pop(message.id, None)
-                if follow is not None:
-                    follow()
+            else:
+                self._surprised(f"auditor: {message.KIND} for a record that nobody waits for")
         except (Surprise, Full) as e:
             self._surprised(f"main: {e or type(e).__name__}")
 
@@ -124,12 +120,9 @@ class Monitor:
         if not world.forge.answered():
             self._surprised("the forge is gone")
 
-    def _record(self, event: dict[str, Any], follow: Callable[[], None] | None = None) -> None:
-        """Record an event; `follow` is called when it is durable."""
-        self._records += 1
-        if follow is not None:
-            self._waiting[self._records] = follow
-        self.to_auditor.send(w.Record(self._records if follow is not None else 0, event))
+    def _record(self, event: dict[str, Any]) -> None:
+        """Record an event. Nobody here waits for it: of an outcome, the auditor tells main when it is durable."""
+        self.to_auditor.send(w.Record(0, event))
 
     def _surprised(self, what: str) -> None:
         self.loop.running = False

@@ -27,8 +27,6 @@ from supervisor.policy.load import load
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from supervisor.kernel.cgroup import Tree
     from supervisor.launcher.session import World
     from supervisor.policy.snapshot import Profile, Snapshot
@@ -72,9 +70,8 @@ class Proving:
             self.failed = "the forge ended"
             self.loop.running = False
 
-    def _recorded(self, _: dict[str, Any], follow: Callable[[], None] | None) -> None:
-        if follow is not None:
-            self.loop.later(follow)
+    def _recorded(self, _: dict[str, Any]) -> None:
+        """There is no auditor beside the prover: what its children do is told as proofs."""
 
     def _heard(self, message: w.Message) -> None:
         if isinstance(message, w.SessionOpened):

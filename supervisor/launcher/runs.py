@@ -51,9 +51,9 @@ class Pending:
         for fd in self.fds:
             os.close(fd)
 
-    def ended(self) -> w.RunEnded:
+    def ended(self, *, recorded: bool) -> w.RunEnded:
         cause, detail = self.refusal or ("lost", "")
-        return w.RunEnded(self.message.run, cause, None, None, {}, {}, detail[:4000])
+        return w.RunEnded(self.message.run, cause, None, None, {}, {}, detail[:4000], recorded)
 
 
 class Runs:
@@ -61,7 +61,7 @@ class Runs:
         self,
         loop: Loop,
         warden: Warden,
-        record: Callable[[dict[str, Any], Callable[[], None] | None], None],
+        record: Callable[[dict[str, Any]], None],
         to_main: Callable[[w.Message], None],
     ) -> None:
         self._loop, self._warden, self._record, self._to_main = loop, warden, record, to_main
@@ -111,8 +111,8 @@ class Runs:
         pending.close()
         if pending.refusal is not None:
             cause, detail = pending.refusal
-            record = events.outcome(run=run, session_id=message.session, outcome=cause, reason=detail)
-            self._record(record, lambda: self._to_main(pending.ended()))
+            self._record(events.outcome(run=run, session_id=message.session, outcome=cause, reason=detail))
+            self._to_main(pending.ended(recorded=True))
 
     def nogo(self, run: str, detail: str) -> None:
         """The decision is not in the log, so there is nothing to run and nothing to close there."""
@@ -122,7 +122,7 @@ class Runs:
             return
         pending.refuse("denied", f"not recorded, so not run: {detail}")
         pending.close()
-        self._to_main(pending.ended())
+        self._to_main(pending.ended(recorded=False))
 
     def _early(self, run: str, again: Callable[[], None]) -> None:
         """The auditor was quicker than main; keep its word, bounded."""
@@ -240,9 +240,10 @@ class Runs:
         run.session.runs.discard(run.id)
         ended = ending.conclude(run)
         for wrong in ending.wrongs(run):
-            self._record(events.security(action="confinement", outcome="wrong", run=run.id, reason=wrong), None)
+            self._record(events.security(action="confinement", outcome="wrong", run=run.id, reason=wrong))
         record = events.outcome(run=run.id, session_id=run.session.id, outcome=ended.cause, result=ending.result(ended))
-        self._record(record, lambda: self._to_main(ended))
+        self._record(record)
+        self._to_main(ended)
         self._loop.later(lambda: self._warden.drop_child(run.session, run.process))
 
     def refuse_pending(self, cause: str, detail: str) -> None:

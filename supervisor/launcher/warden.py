@@ -34,7 +34,7 @@ class Warden:
         self,
         loop: Loop,
         world: World,
-        record: Callable[[dict[str, Any], Callable[[], None] | None], None],
+        record: Callable[[dict[str, Any]], None],
         to_main: Callable[[w.Message], None],
         *,
         prefix: str = "s",

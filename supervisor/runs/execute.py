@@ -159,7 +159,7 @@ def _record(room: Supervisor, run: str, record: dict[str, Any]) -> asyncio.Futur
 class Running:
     """A run between its start and its end: what may end it from here, and what its end does."""
 
-    __slots__ = ("_ended", "_idle", "_recorded", "_room", "_session", "_unrecorded", "run", "stdin")
+    __slots__ = ("_closed", "_ended", "_idle", "_recorded", "_room", "_session", "_unrecorded", "run", "stdin")
 
     run: Run
 
@@ -169,6 +169,7 @@ class Running:
         self._room = room
         self._session = session
         self._recorded = recorded
+        self._closed: asyncio.Future[int]
         self._ended = ended
         self._idle: asyncio.TimerHandle | None = None
         self._unrecorded: str | None = None  # why the decision is not in the log
@@ -176,11 +177,16 @@ class Running:
 
     def begin(self) -> None:
         run = self.run
+        self._closed = self._room.audit.closed(run.id)
         self._recorded.add_done_callback(self._on_recorded)
         self._ended.add_done_callback(self._on_ended)
         if run.limits["idle_timeout_ms"]:
             self._watch(run.limits["idle_timeout_ms"] / 1000)
         self._room.events.emit("run.started", run.peer.uid, run=run.id, session=run.session, profile=run.profile)
+
+    async def recorded(self) -> None:
+        """Until the decision is durable. Raises AuditUnavailable."""
+        await asyncio.shield(self._recorded)
 
     def _watch(self, delay: float) -> None:
         self._idle = asyncio.get_running_loop().call_later(delay, self._on_idle)
@@ -206,6 +212,7 @@ class Running:
             self._room.runtime.end_run(self.run.id, "denied")
 
     def _on_ended(self, ended: asyncio.Future[RunEnded]) -> None:
+        """The tree is gone: take what is left in the pipes while the auditor writes the outcome."""
         run = self.run
         self.stop()
         error = None if ended.cancelled() else ended.exception()
@@ -221,6 +228,22 @@ class Running:
             run.error = LauncherUnavailable(run.detail, hint="the service is restarting", run=run.id)
         run.output.finish()
         run.finished = time.time()
+        if error is None and not ended.cancelled() and ended.result().recorded:
+            self._closed.add_done_callback(self._on_closed)
+        else:
+            self._room.audit.forget(run.id)
+            self._conclude()
+
+    def _on_closed(self, closed: asyncio.Future[int]) -> None:
+        error = None if closed.cancelled() else closed.exception()
+        if error is not None:
+            said = getattr(error, "detail", str(error))
+            self.run.detail = f"{self.run.detail}; {said}" if self.run.detail else said
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """The answer: the tree is gone, its output is whole, its outcome is in the log."""
+        run = self.run
         run.state = "finished"
         self._session.live_runs.discard(run.id)
         self._session.used = time.monotonic()

@@ -95,6 +95,9 @@ class Registry:
         self._runs[run.id] = run
 
     def finish_run(self, run: Run) -> None:
+        session = self._sessions.get(run.session)
+        if session is not None and session.one_shot:  # nothing can run there any more, so another one may have it
+            self._workspaces.pop(session.id, None)
         kept = run.output.kept
         self._finished[run.id] = (time.monotonic(), kept)
         self._bytes += kept

@@ -214,6 +214,12 @@ class Supervisor:
         """Decide, and send what was allowed to the launcher. Raises the refusal, which is recorded."""
         return await execute.start(self, peer, request, request_id)
 
+    async def recorded(self, run: Run) -> None:
+        """Until the decision about this run is durable. Raises AuditUnavailable."""
+        running = self.running.get(run.id)
+        if running is not None:
+            await running.recorded()
+
     async def wait(self, run: Run) -> None:
         """Until the run is finished. Raises why nothing was executed: AuditUnavailable, CommandNotStarted,
         LauncherUnavailable.

@@ -15,9 +15,6 @@ from typing import Any
 from supervisor.wire.messages import MAX_FDS, MAX_MESSAGE, Message, Vocabulary, WireError, decode, encode
 
 _INT = array.array("i").itemsize
-# One buffer for the life of the process: a new one for every packet would be 192 KiB to fault in each time. Whoever
-# receives has one thread.
-_BUFFER = memoryview(bytearray(MAX_MESSAGE + 1))
 _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * _INT)  # one more than permitted, so that "too many" is seen
 
 
@@ -54,14 +51,16 @@ def take(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int], int]:
 
     socket.recv_fds() will not do: it ignores its flags.
     """
-    size, ancillary, flags, _ = sock.recvmsg_into([_BUFFER], _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    # A look at the size first: a buffer for the largest packet would be 192 KiB to map and fault in each time.
+    size = sock.recv_into(bytearray(1), 1, flags | socket.MSG_PEEK | socket.MSG_TRUNC)
+    data, ancillary, flags, _ = sock.recvmsg(min(size, MAX_MESSAGE) + 1, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             got = array.array("i")
             got.frombytes(payload[: len(payload) - len(payload) % _INT])
             fds.extend(got)
-    return bytes(_BUFFER[:size]), fds, flags
+    return data, fds, flags
 
 
 def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]] | None:

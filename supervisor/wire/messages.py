@@ -8,7 +8,7 @@ sends it is broken or taken over.
 main -> launcher    Reload OpenSession StartRun EndRun SignalRun CloseSession Stop Resume
 launcher -> main    PolicyLoaded SessionOpened SessionEnded RunEnded Refused Stopped
 main -> auditor     Record                        launcher -> auditor    Record
-auditor -> main     Ack Nack                      auditor -> launcher    Go Nogo Ack Nack
+auditor -> main     Ack Nack Closed               auditor -> launcher    Go Nogo Ack Nack
 """
 
 from __future__ import annotations
@@ -249,6 +249,7 @@ class RunEnded(Message):
     usage: dict[str, Any] = _is(_object)
     receipt: dict[str, Any] = _is(_object)
     detail: str = _is(_text(4096), "")
+    recorded: bool = _is(_bool, False)  # an outcome is on its way to the log: the auditor sends Closed when it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +301,19 @@ class Nack(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Closed(Message):
+    """The outcome of this run is durable; with a detail it is not, and the run stays open in the log.
+
+    Sent to main for an outcome that the launcher does not wait for (id 0): both can go on while the disk writes.
+    """
+
+    KIND: ClassVar[str] = "closed"
+    run: str = _is(_match(_ID))
+    seq: int = _is(_int(0))
+    detail: str = _is(_text(1024), "")
+
+
+@dataclass(frozen=True, slots=True)
 class Go(Message):
     """The decision to allow this run is durable. Main cannot forge it: it comes on the auditor's own socket."""
 
@@ -320,7 +334,7 @@ class Nogo(Message):
 TO_LAUNCHER = (Reload, OpenSession, StartRun, EndRun, SignalRun, CloseSession, Stop, Resume)
 FROM_LAUNCHER = (PolicyLoaded, SessionOpened, SessionEnded, RunEnded, Refused, Stopped)
 TO_AUDITOR = (Record,)
-AUDITOR_TO_MAIN = (Ack, Nack)
+AUDITOR_TO_MAIN = (Ack, Nack, Closed)
 AUDITOR_TO_LAUNCHER = (Go, Nogo, Ack, Nack)
 
 
