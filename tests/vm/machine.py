@@ -6,7 +6,7 @@ Three parts, each made once per change of what goes into it:
     wheels     what requirements.txt locks, for the guest's Python; cached by the digest of that file
     payload    a second, read-only disk: the project as it stands and the wheels; made for every boot
 
-The guest runs the package guest as a unit of its own and powers off. Its findings come back as JSON lines on the second
+The guest runs tests.vm.guest as a unit of its own and powers off. Its findings come back as JSON lines on the second
 serial port; the console is the first. The base image is never written: QEMU keeps the guest's writes to itself.
 """
 
@@ -48,8 +48,8 @@ FailureAction=poweroff-force
 
 [Service]
 Type=exec
-WorkingDirectory=/payload/project/tests/vm
-ExecStart=/usr/bin/python3 -B -m guest
+WorkingDirectory=/payload/project
+ExecStart=/usr/bin/python3 -B -m tests.vm.guest
 StandardOutput=journal+console
 StandardError=journal+console
 

@@ -7,8 +7,8 @@ import subprocess
 import time
 import traceback
 
-from guest import CHECKS
-from guest.tools import journal
+from tests.vm.guest import CHECKS
+from tests.vm.guest.tools import journal
 
 PORT = "/dev/ttyS1"
 

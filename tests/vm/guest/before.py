@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from guest.tools import PROJECT, must, sh
+from tests.vm.guest.tools import PROJECT, must, sh
 
 _SYS_LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_CREATE_RULESET_VERSION = 1

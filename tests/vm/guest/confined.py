@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from guest.tools import (
+from tests.vm.guest.tools import (
     CGROUP,
     WORKSPACE,
     alive_with,

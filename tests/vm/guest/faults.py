@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from guest.tools import (
+from tests.vm.guest.tools import (
     UNIT,
     alive_with,
     audit,

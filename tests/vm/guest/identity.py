@@ -7,7 +7,7 @@ import os
 import pwd
 from pathlib import Path
 
-from guest.tools import SOCKET, WORKSPACE, alive_with, must, processes, sh, status_of, stockade
+from tests.vm.guest.tools import SOCKET, WORKSPACE, alive_with, must, processes, sh, status_of, stockade
 
 _NO_CAPABILITIES = "0" * 16
 

@@ -8,7 +8,7 @@ import pwd
 import stat
 from pathlib import Path
 
-from guest.tools import POLICY, PROJECT, SOCKET, UNIT, WHEELS, is_active, must, sh, shown, stockade
+from tests.vm.guest.tools import POLICY, PROJECT, SOCKET, UNIT, WHEELS, is_active, must, sh, shown, stockade
 
 _OWNERS = {
     "/etc/stockade": ("root", "root", 0o755),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pwd
 from pathlib import Path
 
-from guest.before import traces
-from guest.tools import PROJECT, alive_with, background, must, sh
+from tests.vm.guest.before import traces
+from tests.vm.guest.tools import PROJECT, alive_with, background, must, sh
 
 _DATA = ("/etc/stockade", "/var/lib/stockade", "/var/log/stockade")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from guest.tools import (
+from tests.vm.guest.tools import (
     CGROUP,
     POLICY,
     UNIT,
