@@ -73,7 +73,7 @@ class Bench:
         done = subprocess.run(
             ["/bin/sh", "-c", script],
             cwd=self.workspace,
-            env={**base, "HOME": str(self.home), "USER": "agent", "LOGNAME": "agent", "TMPDIR": "/tmp", **env},
+            env={**base, "HOME": str(self.home), "USER": "agent", "LOGNAME": "agent", "TMPDIR": str(self.home), **env},
             preexec_fn=self._become_the_agent,
             umask=0o022,
             stdin=subprocess.DEVNULL,
