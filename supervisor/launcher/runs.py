@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _GO_PATIENCE = 30.0  # seconds that a run waits for the auditor's word
 _DISK_INTERVAL = 0.1
+_REFILL_DELAY = 0.005  # seconds
 _STILL_INTERVAL = 0.002  # seconds between two looks at a dying tree, where the kernel does not tell of its end
 _MOST_WORDS = 4096
 
@@ -147,7 +148,8 @@ class Runs:
         session.runs.add(run.id)
         run.timers["due"] = self._loop.at(run.deadline, lambda: self._kill(run, "timeout"))
         self._look_at_disk(run)
-        self._warden.refill(session)
+        # Not at once: making the next child would take from the CPU what this run needs for its first steps.
+        run.timers["refill"] = self._loop.at(time.monotonic() + _REFILL_DELAY, lambda: self._warden.refill(session))
 
     def _look_at_disk(self, run: Run) -> None:
         run.timers["disk"] = self._loop.at(time.monotonic() + _DISK_INTERVAL, lambda: self._watch_disk(run))
@@ -244,6 +246,7 @@ class Runs:
         record = events.outcome(run=run.id, session_id=run.session.id, outcome=ended.cause, result=ending.result(ended))
         self._record(record)
         self._to_main(ended)
+        self._loop.later(lambda: self._warden.refill(run.session))
         self._loop.later(lambda: self._warden.drop_child(run.session, run.process))
 
     def refuse_pending(self, cause: str, detail: str) -> None:

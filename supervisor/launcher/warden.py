@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from supervisor.policy.snapshot import Limits, Profile, Snapshot
 
 _RETIRE_AFTER = 20.0  # seconds without a run after which a session keeps no waiting child
+_WAITING = 2  # children that a session in use keeps ready: one for the next run while another is being made
 _MOST_WAITING = 8  # children that a busy session keeps ready
 _BUSY_INTERVAL = 0.005  # seconds between two looks at a session whose last task is dying
 
@@ -134,7 +135,8 @@ class Warden:
         if body.get("adopted") and ruleset is not None:
             session.adopted(ruleset)
             ident = self._opening.pop(session.id)
-            self._busy[session.id] = (1, time.monotonic())
+            self._busy[session.id] = (_WAITING, time.monotonic())
+            self._loop.later(lambda: self.refill(session))
             self._loop.at(time.monotonic() + _RETIRE_AFTER, lambda: self._retire(session))
             self._to_main(
                 w.SessionOpened(ident, session.id, {**ending.session_receipt(session), "missing": session.missing[:64]})
@@ -215,18 +217,17 @@ class Warden:
             session.idle.append(self._spawn(session, session.profile.limits))
 
     def _retire(self, session: Session) -> None:
-        """A session that nobody used for a while keeps no child in waiting; its next run makes one."""
+        """A session that nobody used for a while keeps no child in waiting, and no timer; its next run makes both."""
         if session.ended or session.id not in self._busy:
             return
-        wanted, used = self._busy[session.id]
-        due = used + _RETIRE_AFTER
-        if due <= time.monotonic() and not session.runs:
-            self._busy[session.id] = (0, used)
-            for child in session.idle:
-                child.kill()
-        elif due <= time.monotonic() and wanted > 1:
-            self._busy[session.id] = (1, used)
-        self._loop.at(max(due, time.monotonic() + 1), lambda: self._retire(session))
+        _, used = self._busy[session.id]
+        now = time.monotonic()
+        if session.runs or used + _RETIRE_AFTER > now:
+            self._loop.at(max(used, now - 1) + _RETIRE_AFTER, lambda: self._retire(session))
+            return
+        self._busy[session.id] = (0, used)
+        for child in session.idle:
+            child.kill()
 
     def _child_ended(self, session: Session, child: Process) -> None:
         if child.pidfd >= 0:
@@ -239,12 +240,15 @@ class Warden:
 
     def take_child(self, session: Session, limits: Limits) -> Process:
         """A child for a run with these limits: one that waits, or else a new one, and more kept ready from then on."""
-        wanted, _ = self._busy.get(session.id, (1, 0.0))
+        wanted, _ = self._busy.get(session.id, (_WAITING, 0.0))
+        if not wanted:
+            wanted = _WAITING
+            self._loop.at(time.monotonic() + _RETIRE_AFTER, lambda: self._retire(session))
         nominal = limits == session.profile.limits
         child = next((c for c in session.idle if c.made or nominal), None)
         if child is None:
             child = self._spawn(session, limits)
-            wanted = min(_MOST_WAITING, max(1, wanted * 2))
+            wanted = min(_MOST_WAITING, max(_WAITING, wanted * 2))
         else:
             session.idle.remove(child)
             if not nominal:
