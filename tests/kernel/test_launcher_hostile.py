@@ -281,9 +281,14 @@ def _auditor_speaks_as_main(launcher: Launcher, _: str, __: w.StartRun, ___: Pat
     socket.send_fds(launcher.auditor, [packet(w.Stop(1))], [])
 
 
+def _auditor_acks_what_nobody_sent(launcher: Launcher, _: str, __: w.StartRun, ___: Path) -> None:
+    framing.send(launcher.auditor, w.Ack(2**53, 1))
+
+
 @pytest.mark.parametrize(
     "break_it",
     [
+        _auditor_acks_what_nobody_sent,
         _unknown,
         _session_twice,
         _run_twice,
@@ -571,7 +576,6 @@ def test_orders_for_what_is_not_there_change_nothing(serving: Launcher, session:
     serving.send(w.SignalRun(gone, 9, True))
     serving.send(w.CloseSession("ses-nosuchsession"))
     framing.send(serving.auditor, w.Nogo(gone, "?"))
-    framing.send(serving.auditor, w.Ack(2**53, 1))
     message = serving.starting(session, workspace, "/bin/true")
     serving.start(message)
     serving.go(message)

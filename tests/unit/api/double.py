@@ -130,6 +130,9 @@ class Double:
         run.done.set()
         self.bus.emit("run.finished", run.peer.uid, run=run.id)
 
+    async def recorded(self, run: Run) -> None:
+        assert run.id in self._runs
+
     async def wait(self, run: Run) -> None:
         await run.done.wait()
 
