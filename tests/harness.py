@@ -1,4 +1,4 @@
-"""A real service for tests: started as root below a directory of its own, spoken to as an ordinary user, gone afterwards."""
+"""A real service for tests: started as root below its own directory, spoken to as a user, gone afterwards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
@@ -148,7 +150,7 @@ class Daemon:
             os.unlink(name)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(self.log, "ab") as log:
             ready.bind(name)
-            os.chmod(name, 0o777)
+            os.chmod(name, 0o777)  # noqa: S103 - main notifies as its own user
             ready.settimeout(START_SECONDS)
             env = {**os.environ, "NOTIFY_SOCKET": name, "PYTHONPATH": str(REPOSITORY)}
             self.process = subprocess.Popen(
