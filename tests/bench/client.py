@@ -53,7 +53,8 @@ class Client:
             self.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        data = self.call(message(method, path, body))
+        """For what is not measured; on a new connection, because the service closes those that are idle for long."""
+        data = self.once(message(method, path, body))
         return json.loads(data) if data else None
 
     def close(self) -> None:

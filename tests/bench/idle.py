@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,11 +35,12 @@ class Level:
 
 def measure(place: Place, sizes: list[int], *, retire: set[int], idle_seconds: float, calls: int) -> list[Level]:
     """Open sessions up to each size in turn, and measure there. Waits for retirement at the sizes in `retire`."""
-    client, levels, opened = place.client(), [], 0
+    levels: list[Level] = []
+    opened = 0
     opening = message("POST", "/v1/sessions", {"workspace": place.workspace})
     for size in sizes:
         level = Level(size, size - opened)
-        with as_agent(place.agent):
+        with as_agent(place.agent), contextlib.closing(place.client()) as client:
             begun = time.perf_counter()
             for _ in range(level.opened):
                 client.call(opening)
@@ -56,7 +58,7 @@ def measure(place: Place, sizes: list[int], *, retire: set[int], idle_seconds: f
             time.sleep(idle_seconds)
             level.cpu_ms_per_s = (proc.cpu_ms(service) - before) / idle_seconds
         level.service_kib = sum(map(proc.private_kib, place.own().values()))
-        with as_agent(place.agent):
+        with as_agent(place.agent), contextlib.closing(place.client()) as client:
             level.live_ms = _live(place, client, calls)
         levels.append(level)
     return levels
