@@ -364,7 +364,7 @@ def decode(data: bytes, permitted: Vocabulary, fds: int = 0) -> Any:
     if len(data) > MAX_MESSAGE:
         raise WireError("oversized packet")
     try:
-        kind, body = json.loads(data)
+        kind, body = json.loads(str(data, "ascii"))  # json.loads alone would guess UTF-16 and UTF-32 as well
         cls, checks = _TABLES[permitted][kind]
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise WireError(f"no such message here: {type(e).__name__}") from e

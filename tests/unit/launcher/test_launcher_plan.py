@@ -1,0 +1,130 @@
+"""The mount tree and the Landlock paths of a profile: nothing of the host that the profile does not name."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.launcher import operations as ops
+from supervisor.launcher import plan
+from supervisor.policy.match import inside
+from tests.unit.decide.samples import profile
+
+WHO = plan.Identity(5000, 5000, 5001)
+SHELL = profile(
+    read=("/usr", "/bin", "/etc/ssl/certs", "$WORKSPACE/lib"),
+    write=("$WORKSPACE", "/tmp"),
+    execute=("/usr/bin", "$WORKSPACE"),
+)
+
+
+def binds(p: object = SHELL) -> dict[str, ops.Bind]:
+    return {o.path: o for o in plan.mount_tree(p, WHO) if isinstance(o, ops.Bind)}  # type: ignore[arg-type]
+
+
+def test_only_paths_of_the_profile_are_bound_from_the_host() -> None:
+    assert sorted(binds()) == ["/bin", "/etc/ssl/certs", "/usr"]
+    assert not any(b.writable for b in binds().values())
+
+
+def test_a_path_inside_another_of_its_kind_is_bound_once() -> None:
+    assert plan.bound_paths(profile(read=("/usr/lib", "/usr"), write=(), execute=("/usr/bin",))) == [("/usr", False)]
+
+
+def test_a_writable_path_inside_a_readable_one_is_bound_over_it() -> None:
+    found = plan.bound_paths(profile(read=("/var",), write=("/var/cache/x",), execute=()))
+    assert found == [("/var", False), ("/var/cache/x", True)]
+
+
+@pytest.mark.parametrize("own", [*plan.OWN, "/tmp/x", "/home/agent/.cache", "/proc/sys", "/dev/shm"])
+def test_what_each_session_has_of_its_own_never_comes_from_the_host(own: str) -> None:
+    assert plan.bound_paths(profile(read=(own,), write=(own,), execute=(own,))) == []
+
+
+def test_the_workspace_is_no_bind_of_a_path() -> None:
+    """It is attached by descriptor, so its name is never resolved again."""
+    assert not [p for p in binds() if "WORKSPACE" in p]
+
+
+def test_etc_is_made_and_not_bound() -> None:
+    tree = plan.mount_tree(profile(read=("/usr",), execute=(), write=()), WHO)
+    of_etc = {o.path: o for o in tree if inside(o.path, "/etc")}
+    assert set(of_etc) == {
+        "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/mtab",
+    }  # fmt: skip
+    assert not any(isinstance(o, ops.Bind) for o in of_etc.values())
+
+
+def test_the_synthetic_files_name_the_session_and_not_the_host() -> None:
+    files = {o.path: o.content for o in plan.etc_files(WHO) if isinstance(o, ops.File)}
+    users = [line.split(":") for line in files["/etc/passwd"].splitlines()]
+    assert ["agent", "x", "5000", "5000", "agent", plan.HOME, "/bin/sh"] in users
+    assert {u[0] for u in users} == {"root", "agent", "nobody"}
+    assert "dns" not in files["/etc/nsswitch.conf"]
+
+
+@pytest.mark.parametrize(
+    ("path", "execute", "expected"),
+    [
+        ("/usr", ("/usr/bin",), True),  # something below may
+        ("/usr/bin/x", ("/usr/bin",), True),
+        ("/usr/binary", ("/usr/bin",), False),
+        ("/tmp", (), False),
+        ("/var/tmp", ("/tmp",), True),
+        ("/home/agent", ("/usr",), False),
+        ("$WORKSPACE", ("/usr",), False),
+        ("$WORKSPACE", ("$WORKSPACE/bin",), True),
+    ],
+)
+def test_noexec_everywhere_that_the_profile_executes_nothing(
+    path: str, execute: tuple[str, ...], expected: bool
+) -> None:
+    assert plan.executes(profile(execute=execute), path) is expected
+
+
+def test_scratch_places_are_executable_only_where_the_profile_says() -> None:
+    scratch = next(o for o in plan.mount_tree(SHELL, WHO) if isinstance(o, ops.Scratch))
+    assert {where: executable for where, _, executable in scratch.places} == {
+        "/tmp": False, "/var/tmp": False, plan.HOME: False, "/dev/shm": False,
+    }  # fmt: skip
+    assert (scratch.size, scratch.uid, scratch.gid) == (SHELL.limits.tmp, 5000, 5000)
+    allowed = profile(execute=("/tmp",))
+    places = next(o for o in plan.mount_tree(allowed, WHO) if isinstance(o, ops.Scratch)).places
+    assert {where for where, _, executable in places if executable} == {"/tmp", "/var/tmp"}
+
+
+def test_inodes_of_scratch_grow_with_its_size_and_have_a_floor() -> None:
+    small = profile(limits=profile().limits.__class__(**{**_limits(), "tmp": 4096}))
+    assert next(o for o in plan.mount_tree(small, WHO) if isinstance(o, ops.Scratch)).inodes == 1024
+
+
+def _limits() -> dict[str, int]:
+    limits = profile().limits
+    return {name: getattr(limits, name) for name in limits.__dataclass_fields__}
+
+
+def test_landlock_gets_the_workspace_in_place_of_its_name() -> None:
+    rules = plan.landlock_rules(SHELL, "/srv/a b")
+    assert "/srv/a b/lib" in rules.read
+    assert rules.write == ["/srv/a b", "/tmp", "/var/tmp", plan.HOME, "/dev/shm"]
+    assert rules.execute == ["/usr/bin", "/srv/a b"]
+    assert not [p for part in rules for p in part if "$" in p]
+
+
+def test_landlock_grants_writing_of_tmp_only_where_the_profile_does() -> None:
+    rules = plan.landlock_rules(profile(write=("$WORKSPACE",)), "/w")
+    assert "/tmp" not in rules.write
+    assert "/var/tmp" not in rules.write
+
+
+def test_every_secret_of_proc_is_masked_after_proc_is_mounted() -> None:
+    tree = plan.mount_tree(SHELL, WHO)
+    places = [o.path for o in tree]
+    masked = [o.path for o in tree if isinstance(o, ops.Mask)]
+    assert {"/proc/kcore", "/proc/kallsyms", "/proc/keys", "/proc/sysrq-trigger", "/proc/cmdline"} <= set(masked)
+    assert all(places.index("/proc") < places.index(m) for m in masked)
+
+
+def test_binds_come_before_what_lies_over_them() -> None:
+    tree = plan.mount_tree(SHELL, WHO)
+    last_bind = max(n for n, o in enumerate(tree) if isinstance(o, ops.Bind))
+    assert all(n > last_bind for n, o in enumerate(tree) if not isinstance(o, ops.Bind))
