@@ -85,14 +85,12 @@ def exec_outside(question: dict[str, Any]) -> dict[str, str]:
     for place in question["not_executable"]:
         path = os.path.join(place, ".probe-exec")
         with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755)
-            os.write(fd, b"\0no program\0")
-            os.close(fd)
+            # Empty, because another child may be filling this file system; execve(2) answers ENOEXEC to that as well.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o755))
             found[place] = _exec_verdict(path)
             os.unlink(path)
     with contextlib.suppress(OSError):
         fd = os.memfd_create("probe")
-        os.write(fd, b"\0no program\0")
         found["memfd"] = _exec_verdict(f"/proc/self/fd/{fd}")
         os.close(fd)
     return found
