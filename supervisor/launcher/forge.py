@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from supervisor.kernel.cgroup import Group, Tree
 
+_GC_THRESHOLD = 10_000  # allocations: often enough for the forge, never in the short life of a child
 _BUSY_INTERVAL = 0.003  # seconds until a group that still had a dying task in it is tried again
 _LAST_PATIENCE = 5.0  # seconds at the end for groups to become empty
 
@@ -51,7 +52,7 @@ class Forge:
         self._prepare()
         gc.collect()
         gc.freeze()
-        gc.disable()
+        gc.set_threshold(_GC_THRESHOLD)
         while True:
             ready, _, _ = select.select([self._sock], [], [], _BUSY_INTERVAL if self._busy else None)
             if ready:

@@ -62,7 +62,8 @@ class Loop:
                     handler(events)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                what = heapq.heappop(self._timers)[2].what
+                timer = heapq.heappop(self._timers)[2]
+                what, timer.what = timer.what, None
                 if what is not None:
                     what()
             if self._later and not self.epoll.poll(0, 1):

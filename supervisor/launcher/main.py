@@ -38,6 +38,9 @@ KEPT_CAPABILITIES = (
 )
 
 
+_GC_THRESHOLD = 10_000  # allocations
+
+
 def run(main: socket.socket, auditor: socket.socket, layout: Layout) -> int:
     """Serve until main or the auditor ends; then nothing of ours lives on. The exit status of the process."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -53,10 +56,10 @@ def run(main: socket.socket, auditor: socket.socket, layout: Layout) -> int:
     world = host.make_world(layout, tree)
     loop = Loop()
     monitor = Monitor(loop, main, auditor, world, layout)
-    # Every child copies what it touches of this heap; what is there now will stay, so the collector need not touch it.
+    # What is there now will stay, so the collector need not look at it; what comes later is little and seldom a cycle.
     gc.collect()
     gc.freeze()
-    gc.disable()
+    gc.set_threshold(_GC_THRESHOLD)
     try:
         loop.run()
     finally:

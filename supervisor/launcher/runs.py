@@ -108,7 +108,8 @@ class Runs:
             try:
                 self._launch(session, message, pending.fds)
             except Exception as e:  # noqa: BLE001 - whatever kept it from starting, main must hear of its end
-                pending.refuse("not_started", f"the child could not be made: {e}")
+                cause = "lost" if ending.is_ending(session.leader) else "not_started"
+                pending.refuse(cause, f"the child could not be made: {e}")
         pending.close()
         if pending.refusal is not None:
             cause, detail = pending.refusal
