@@ -239,6 +239,12 @@ class Running:
         if error is not None:
             said = getattr(error, "detail", str(error))
             self.run.detail = f"{self.run.detail}; {said}" if self.run.detail else said
+            # The log will say `lost` of it, so no client may be told that it ended otherwise.
+            self.run.error = self.run.error or AuditUnavailable(
+                f"the run ended, but that is not in the audit log: {said}",
+                hint="what it did is done; see the service's log before you send it again",
+                run=self.run.id,
+            )
         self._conclude()
 
     def _conclude(self) -> None:

@@ -120,8 +120,10 @@ class Log:
         assert {r: n for r, n in self.decided.items() if n != 1} == {}, "decided more than once"
         assert {r: n for r, n in self.ended.items() if n != 1} == {}, "ended more than once"
         assert self.decided.keys() == self.ended.keys()
-        assert started - self.decided.keys() == set(), "acknowledged, but not in the log"
-        assert {run: self.causes.get(run) for run in answered} == answered
+        lost = started - self.decided.keys()
+        assert lost == set(), f"acknowledged, but not in the log: {lost}"
+        other = {run: (told, self.causes.get(run)) for run, told in answered.items() if self.causes.get(run) != told}
+        assert other == {}, f"run: (as the client was told, as the log says): {other}"
         seqs = [r["seq"] for r in self.records]
         assert seqs == list(range(1, len(seqs) + 1))
         alarms = [r["reason"] for r in self.records if r["event_type"] == "security" and r["action"] == "confinement"]
