@@ -102,7 +102,7 @@ def wrongs(run: Run) -> list[str]:
     """How what ran was not confined as every run must be. A child that never got to exec is no such case."""
     if not run.confined or run.failure is not None or not run.proc_status:
         return []
-    return receipts.violations(run.proc_status, run.session.identity)
+    return receipts.violations(run.proc_status, run.session.identity, run.session.world.inherited)
 
 
 def session_receipt(session: Session) -> dict[str, Any]:

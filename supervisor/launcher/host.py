@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.kernel import cgroup, idmap, landlock, seccomp
 from supervisor.kernel import process as p
 from supervisor.launcher.forge import start as start_forge
+from supervisor.launcher.receipt import own_filters
 from supervisor.launcher.session import World
 from supervisor.launcher.smith import Smith
 from supervisor.launcher.workspace import Mappings
@@ -92,7 +93,7 @@ def receipt_layers(tree: Tree) -> dict[str, Any]:
 def make_world(layout: Layout, tree: Tree, attempt: Callable[[str], bytes] | None = None) -> World:
     """What sessions share, with a forge of its own: call it before this process holds anything to be copied."""
     forge = Smith(start_forge(tree, os.path.realpath(layout.run), attempt))
-    return World(tree=tree, forge=forge, layers=receipt_layers(tree), mappings=Mappings())
+    return World(tree=tree, forge=forge, layers=receipt_layers(tree), mappings=Mappings(), inherited=own_filters())
 
 
 def own_tree(layout: Layout) -> Tree:

@@ -159,7 +159,7 @@ def seccomp(_: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def identity(_: dict[str, Any]) -> dict[str, str]:
+def identity(question: dict[str, Any]) -> dict[str, str]:
     with open("/proc/self/status", encoding="ascii") as f:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
     expected = {
@@ -170,6 +170,8 @@ def identity(_: dict[str, Any]) -> dict[str, str]:
         **dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16),
     }
     found = {k: "" if status.get(k, "").strip() == v else f"is {status.get(k)!r}" for k, v in expected.items()}
+    filters = int(status.get("Seccomp_filters", question["inherited"] + 1))
+    found["filters"] = "" if filters > question["inherited"] else f"{filters}, no more than the launcher has"
     open_fds = sorted(int(n) for n in os.listdir("/proc/self/fd"))
     extra = [n for n in open_fds if n > 2 and _leads_somewhere(n)]
     found["descriptors"] = "" if not extra else f"open: {extra}"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.launcher.plan import HOME, WORKSPACE
+from supervisor.launcher.receipt import own_filters
 from supervisor.policy.match import inside
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Canaries:
             "socket": path,
             "abstract": abstract,
             "shell": self._profile.shell,
+            "inherited": own_filters(),
             "workspace": self._workspace,
         }
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from supervisor.launcher.plan import Identity
 
-_LINES = (b"\nUid:\t", b"\nNoNewPrivs:\t", b"\nSeccomp:\t", b"\nCapPrm:\t", b"\nCapEff:\t", b"\nCapBnd:\t")
+_LINES = (
+    b"\nUid:\t",
+    b"\nNoNewPrivs:\t",
+    b"\nSeccomp:\t",
+    b"\nSeccomp_filters:\t",
+    b"\nCapPrm:\t",
+    b"\nCapEff:\t",
+    b"\nCapBnd:\t",
+)
 
 
 def read_status(pid: int) -> dict[str, str]:
@@ -23,15 +31,28 @@ def read_status(pid: int) -> dict[str, str]:
     return found
 
 
-def violations(status: dict[str, str], identity: Identity) -> list[str]:
-    """In what a process that ran is not as every run must be; empty in a working Stockade."""
+def own_filters() -> int:
+    """How many seccomp filters this process has: a service manager gives some, and they are not ours to count."""
+    with open("/proc/self/status", encoding="ascii") as f:
+        return next((int(line.split()[1]) for line in f if line.startswith("Seccomp_filters:")), 0)
+
+
+def violations(status: dict[str, str], identity: Identity, inherited: int) -> list[str]:
+    """In what a process that ran is not as every run must be; empty in a working Stockade.
+
+    `inherited` is how many seccomp filters it had before ours (the line is new in Linux 5.9).
+    """
     expected = {
         "Uid": "\t".join([str(identity.uid)] * 4),
         "NoNewPrivs": "1",
         "Seccomp": "2",
         **dict.fromkeys(("CapPrm", "CapEff", "CapBnd"), "0" * 16),
     }
-    return [f"{k}: {status.get(k)!r}, not {v!r}" for k, v in expected.items() if status.get(k) != v]
+    wrong = [f"{k}: {status.get(k)!r}, not {v!r}" for k, v in expected.items() if status.get(k) != v]
+    filters = status.get("Seccomp_filters")
+    if filters is not None and int(filters) <= inherited:
+        wrong.append(f"Seccomp_filters: {filters}, not above the {inherited} of the launcher")
+    return wrong
 
 
 def receipt(status: dict[str, str], layers: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:

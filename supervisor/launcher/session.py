@@ -41,6 +41,7 @@ class World(NamedTuple):
     forge: Smith
     layers: dict[str, Any]  # the part of every receipt that is the same for all sessions
     mappings: Mappings
+    inherited: int  # seccomp filters of the launcher, which are not ours
 
 
 @dataclass(slots=True, eq=False)
