@@ -236,8 +236,10 @@ def test_with_a_full_audit_disk_nothing_runs_until_there_is_space(small_log: Dae
     for _ in range(64):  # what is left of the last page of the log still takes some records
         (place / "canary").unlink(missing_ok=True)
         full = small_log.request("POST", "/v1/runs", body)
-        if full.status != 200:
+        if full.status != 200 and not (place / "canary").exists():
             break
+        # The decision may just have fitted and the outcome not: then it ran, and the answer says so.
+        assert full.status == 200 or full.json["detail"].startswith("the run ended"), full.body
     assert full is not None
     assert (full.status, full.json["code"]) == (503, "audit_unavailable")
     assert not (place / "canary").exists()
