@@ -20,6 +20,7 @@
     ├── LimitReached                 rate, concurrency, sessions
     ├── Unavailable                  something that must work does not
     │   ├── AuditUnavailable         the record cannot be made durable, so nothing runs
+    │   ├── OutcomeUnrecorded        it ran and ended, but its end is not in the log
     │   ├── LayerMissing             a layer that the profile requires and the host lacks
     │   ├── ProfileRefused           a profile whose proof failed
     │   └── LauncherUnavailable      the launcher died or does not answer
@@ -210,6 +211,12 @@ class Unavailable(StockadeError):
 class AuditUnavailable(Unavailable):
     code = "audit_unavailable"
     title = "The audit record cannot be made durable, so nothing runs"
+
+
+class OutcomeUnrecorded(Unavailable):
+    code = "outcome_unrecorded"
+    title = "The run ended, but its end is not in the audit log"
+    retry: ClassVar[Retry] = "never"
 
 
 class LayerMissing(Unavailable):

@@ -165,7 +165,8 @@ class Monitor:
             if profile is None or message.profile not in caller.profiles or message.profile in self.refused:
                 raise Denied(f"profile {message.profile} is not served to this caller", field="profile")
             narrow_limits(profile.limits, message.limits, source=profile.source)
-            workspace = workspaces.open_workspace(message.workspace, caller, message.uid)
+            own = (self.layout.etc, self.layout.run, self.layout.state, self.layout.log)
+            workspace = workspaces.open_workspace(message.workspace, caller, message.uid, own)
             try:
                 self.warden.open_session(message, profile, workspace)
             except OSError as e:

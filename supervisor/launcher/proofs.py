@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from supervisor.launcher.workspace import Workspace
     from supervisor.layout import Layout
-    from supervisor.policy.snapshot import Profile
+    from supervisor.policy.snapshot import Limits, Profile
     from supervisor.wire.messages import RunEnded
 
 _MIB = 1 << 20
@@ -27,6 +27,7 @@ _MIB = 1 << 20
 # is proved is the same, and that the nominal value is what the kernel holds is read back beside it.
 _QUICK = {"memory": 48 * _MIB, "processes": 12, "cpu": 10, "files": 32, "disk": _MIB, "timeout_ms": 150}
 _TMP = 2 * _MIB
+_LEAST_TIME_MS = 10_000
 _SECONDS_OF_SPIN = 0.25
 
 Proof = tuple[str, bool, str]
@@ -45,12 +46,23 @@ class Answer(NamedTuple):
 
 
 def narrowed(profile: Profile) -> Profile:
-    """The profile with a /tmp that can be filled in a moment."""
-    return replace(profile, limits=replace(profile.limits, tmp=min(profile.limits.tmp, _TMP)))
+    """The profile as it is proved: a /tmp that can be filled in a moment, and room for the probes themselves, which are
+    more than some profiles need. Each bound is proved by narrowing to it, and `nominal` reads back the profile's own.
+    """
+    held = profile.limits
+    limits = replace(
+        held,
+        tmp=min(held.tmp, _TMP),
+        timeout_ms=max(held.timeout_ms, _LEAST_TIME_MS),
+        memory=max(held.memory, _QUICK["memory"]),
+        processes=max(held.processes, _QUICK["processes"]),
+        files=max(held.files, _QUICK["files"]),
+    )
+    return replace(profile, limits=limits)
 
 
-def plan(profile: Profile) -> dict[str, tuple[dict[str, int], dict[str, Any]]]:
-    """probe -> (limits to narrow to, question for the child)."""
+def plan(profile: Profile, nominal: Limits) -> dict[str, tuple[dict[str, int], dict[str, Any]]]:
+    """probe -> (limits to narrow to, question for the child); `nominal` are those that policy says."""
     limits = profile.limits
 
     def quick(name: str) -> dict[str, int]:
@@ -62,7 +74,7 @@ def plan(profile: Profile) -> dict[str, tuple[dict[str, int], dict[str, Any]]]:
     scratch = next(p for p in ("/tmp", HOME) if p in profile.write or p == HOME)  # noqa: S108
     asked: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
         "confinement": ({}, {"what": "confinement"}),
-        "nominal": ({}, {"what": "cpu", "seconds": 0}),
+        "nominal": ({"memory": nominal.memory, "processes": nominal.processes}, {"what": "cpu", "seconds": 0}),
         "memory": (memory, {"what": "memory", "bytes": memory["memory"] + 32 * _MIB}),
         "processes": (processes, {"what": "processes", "count": processes["processes"] + 8}),
         "cpu": (quick("cpu"), {"what": "cpu", "seconds": _SECONDS_OF_SPIN}),

@@ -43,7 +43,7 @@ class Proving:
         self.loop = Loop()
         self.answers: dict[str, proofs.Answer] = {}
         self.failed = ""
-        self._plan = proofs.plan(self.profile)
+        self._plan = proofs.plan(self.profile, profile.limits)
         self._names = {f"run-prove{n:05d}": name for n, name in enumerate(self._plan)}
         self._pipes: dict[str, int] = {}
         self._question: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import base64
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +54,7 @@ class Reloading:
         pid, self._pidfd = p.clone(0)
         if pid == 0:
             try:
+                p.prctl(p.PR_SET_PDEATHSIG, signal.SIGKILL)
                 os.set_inheritable(self._fd, True)
                 p.close_from(3, (self._fd,))
                 os.execve(sys.executable, argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})  # noqa: S606
@@ -63,8 +65,6 @@ class Reloading:
 
     def _overdue(self) -> None:
         if self._pidfd >= 0:
-            import signal
-
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _ended(self, _: int) -> None:

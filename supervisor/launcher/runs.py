@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from supervisor.launcher.loop import Loop, Timer
     from supervisor.launcher.warden import Warden
+    from supervisor.policy.snapshot import Limits
 
 _GO_PATIENCE = 30.0  # seconds that a run waits for the auditor's word
 _DISK_INTERVAL = 0.1
 _REFILL_DELAY = 0.005  # seconds
 _STILL_INTERVAL = 0.002  # seconds between two looks at a dying tree, where the kernel does not tell of its end
 _MOST_WORDS = 4096
+_ATTEMPTS = 3
 
 
 class Surprise(Exception):
@@ -138,19 +140,32 @@ class Runs:
         limits = session.profile.limits
         if message.limits:
             limits = narrow_limits(limits, message.limits, source=session.profile.source)
-        child = self._warden.take_child(session, limits)
-        run = Run(message.run, session, child, limits, 0, 0)
-        if child.made:
-            run.cpu_baseline_us = child.group.cpu_us()
-        if session.disk is not None:
-            run.disk_start = session.disk.mark()
-        order(run, message.argv, message.env, message.cwd, fds)
-        self._runs[run.id] = self._by_child[child] = run
+        run = self._order(session, message, limits, fds)
+        self._runs[run.id] = self._by_child[run.process] = run
         session.runs.add(run.id)
         run.timers["due"] = self._loop.at(run.deadline, lambda: self._kill(run, "timeout"))
         self._look_at_disk(run)
         # Not at once: making the next child would take from the CPU what this run needs for its first steps.
         run.timers["refill"] = self._loop.at(time.monotonic() + _REFILL_DELAY, lambda: self._warden.refill(session))
+
+    def _order(self, session: Session, message: w.StartRun, limits: Limits, fds: list[int]) -> Run:
+        """Give the orders to a child; one that waited and died meanwhile is passed over. Raises OSError."""
+        for attempt in range(_ATTEMPTS):
+            child = self._warden.take_child(session, limits)
+            run = Run(message.run, session, child, limits, 0, 0)
+            try:
+                if child.made:
+                    run.cpu_baseline_us = child.group.cpu_us()
+                if session.disk is not None:
+                    run.disk_start = session.disk.mark()
+                order(run, message.argv, message.env, message.cwd, fds)
+            except BaseException as e:
+                child.kill()
+                if not isinstance(e, BrokenPipeError | ConnectionResetError) or attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return run
+        raise AssertionError("the last attempt returns or raises")
 
     def _look_at_disk(self, run: Run) -> None:
         run.timers["disk"] = self._loop.at(time.monotonic() + _DISK_INTERVAL, lambda: self._watch_disk(run))

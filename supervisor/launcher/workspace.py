@@ -15,7 +15,7 @@ from supervisor.errors import LayerMissing, WorkspaceRefused
 from supervisor.kernel import idmap
 from supervisor.kernel import mounts as m
 from supervisor.launcher.operations import noexec
-from supervisor.policy.match import path_matches, secret_part
+from supervisor.policy.match import inside, path_matches, secret_part
 
 if TYPE_CHECKING:
     from supervisor.launcher.plan import Identity
@@ -37,8 +37,9 @@ class Workspace:
             self.fd = -1
 
 
-def open_workspace(path: str, caller: Caller, uid: int) -> Workspace:
-    """Open and check the workspace that a caller with `uid` hands in. Raises WorkspaceRefused."""
+def open_workspace(path: str, caller: Caller, uid: int, own: tuple[str, ...] = ()) -> Workspace:
+    """Open and check the workspace that a caller with `uid` hands in; never one that holds, or lies in, a directory
+    of `own`: the service's policy, socket, state and log. Raises WorkspaceRefused."""
 
     def refuse(detail: str, hint: str) -> WorkspaceRefused:
         return WorkspaceRefused(f"{path}: {detail}", field="workspace", hint=hint, source=caller.source)
@@ -49,6 +50,8 @@ def open_workspace(path: str, caller: Caller, uid: int) -> Workspace:
         raise refuse(
             "outside the workspaces that policy grants this caller", f"granted: {', '.join(caller.workspaces)}"
         )
+    if any(inside(path, os.path.realpath(d)) or inside(os.path.realpath(d), path) for d in own):
+        raise refuse("belongs to this service or contains what does", "use a directory of its own for the agent's work")
     if part := secret_part(path):
         raise refuse(f"lies in {part}, a directory of secrets", "use a directory of its own for the agent's work")
     try:

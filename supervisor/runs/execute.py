@@ -15,6 +15,7 @@ from supervisor.errors import (
     CommandNotStarted,
     LauncherUnavailable,
     LimitReached,
+    OutcomeUnrecorded,
     StockadeError,
     Unavailable,
 )
@@ -240,7 +241,7 @@ class Running:
             said = getattr(error, "detail", str(error))
             self.run.detail = f"{self.run.detail}; {said}" if self.run.detail else said
             # The log will say `lost` of it, so no client may be told that it ended otherwise.
-            self.run.error = self.run.error or AuditUnavailable(
+            self.run.error = self.run.error or OutcomeUnrecorded(
                 f"the run ended, but that is not in the audit log: {said}",
                 hint="what it did is done; see the service's log before you send it again",
                 run=self.run.id,
