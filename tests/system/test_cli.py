@@ -147,7 +147,7 @@ def test_a_refusal_is_125_with_the_reason_and_what_to_do(stockade: Any) -> None:
 
 
 def test_ctrl_c_reaches_the_command(start: Any) -> None:
-    process = start("run", "-c", "trap 'echo caught; exit 7' INT; echo ready; sleep 60")
+    process = start("run", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 0.05; done")
     assert os.read(process.stdout.fileno(), 6) == b"ready\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 7
