@@ -87,8 +87,8 @@ def test_the_plan_asks_something_for_every_limit_of_a_run(ground: Path, agent: A
         shell = load(layout(str(daemon.root))).profiles[0]
     finally:
         daemon.__exit__()
-    asked = of_launcher.plan(of_launcher.narrowed(shell))
+    asked = of_launcher.plan(of_launcher.narrowed(shell), shell.limits)
     limits = {key.path.rpartition(".")[2] for key in keys() if key.path.startswith("profiles.*.limits.")}
     assert limits - set(asked) == {"output", "idle_timeout"}, "those two are main's to enforce and to prove"
-    without = of_launcher.plan(replace(shell, write=("/tmp",)))
+    without = of_launcher.plan(replace(shell, write=("/tmp",)), shell.limits)
     assert set(asked) - set(without) == {"mark", "disk"}
