@@ -61,13 +61,14 @@ class Reloading:
             finally:
                 os._exit(127)
         loop.watch(self._pidfd, self._ended)
-        loop.at(time.monotonic() + _PATIENCE, self._overdue)
+        self._timer = loop.at(time.monotonic() + _PATIENCE, self._overdue)
 
     def _overdue(self) -> None:
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _ended(self, _: int) -> None:
+        self._timer.cancel()
         self._loop.forget(self._pidfd)
         status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)

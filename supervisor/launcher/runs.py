@@ -88,6 +88,8 @@ class Runs:
             pending.refuse("stopped", "the emergency stop is on")
         elif not all(ending.is_plain(fd) for fd in fds):
             pending.refuse("denied", "a descriptor is not a pipe")
+        elif self._warden.service is not None and len(self) > self._warden.service.runs:
+            pending.refuse("denied", f"more runs at once than the {self._warden.service.runs} of [service] runs")
         if message.run in self._words:
             self._words.pop(message.run)()
         else:

@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from supervisor.errors import LayerMissing
+from supervisor.errors import LayerMissing, LimitReached
 from supervisor.launcher import ending
 from supervisor.launcher.disk import DiskWatch
 from supervisor.launcher.plan import Identity
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from supervisor.launcher.loop import Loop
     from supervisor.launcher.workspace import Workspace
-    from supervisor.policy.snapshot import Limits, Profile, Snapshot
+    from supervisor.policy.snapshot import Limits, Profile, Service, Snapshot
 
 _RETIRE_AFTER = 20.0  # seconds without a run after which a session keeps no waiting child
 _WAITING = 2  # children that a session in use keeps ready: one for the next run while another is being made
@@ -54,12 +54,14 @@ class Warden:
         self._closing: dict[str, str] = {}
         self._dying: set[Session] = set()  # blanks that nobody wants any more
         self._stopping: list[Callable[[], None]] = []
+        self.service: Service | None = None  # the bounds of the policy; the prover has none
 
     def serve(self, snapshot: Snapshot, filters: tuple[bytes, ...]) -> None:
         """From now on make sessions of this snapshot; those that live keep theirs."""
         uids = (snapshot.service.uid_base, snapshot.service.uid_count - PROVER_UIDS)
         if uids != self._identities.range:
             self.use_identities(Identities(*uids))
+        self.service = snapshot.service
         self._world.forge.filters(filters)
         for blank in self._blanks.clear():
             self._discard(blank)
@@ -101,6 +103,9 @@ class Warden:
 
     def open_session(self, message: w.OpenSession, profile: Profile, workspace: Workspace) -> None:
         """Make the session; SessionOpened follows once its leader built the ruleset. Raises StockadeError, OSError."""
+        # Main counts the same, and more than these; only one that was taken over comes here.
+        if self.service is not None and sum(not s.ended for s in self._sessions.values()) >= self.service.sessions:
+            raise LimitReached(f"{self.service.sessions} sessions live", hint="close some", rule="service.sessions")
         if profile.workspace_owner == "mapped":
             session = self._blanks.take(profile)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import socket
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -692,3 +693,43 @@ def test_300_packets_at_random_widen_nothing(ground: Path, agent: Agent, workspa
             assert processes_of(launcher.uids) == {}
             assert not (workspace / "canary").exists()
     assert lives > 1, "some of it must have been a surprise"
+
+
+# --- the bounds of the service ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(ground: Path, agent: Agent) -> Iterator[Launcher]:
+    """A launcher whose policy grants one session and two runs at once."""
+    made = Launcher(ground, agent)
+    path = made.root / "etc" / "policy.toml"
+    text = path.read_text()
+    for key, value in (("sessions", 1), ("runs", 2)):
+        text, found = re.subn(rf"^{key} = \d+", f"{key} = {value}", text, count=1, flags=re.MULTILINE)
+        assert found == 1, key
+    path.write_text(text)
+    with made:
+        yield made
+
+
+def test_more_sessions_than_the_service_has_are_refused_by_the_launcher_itself(
+    small: Launcher, workspace: Path
+) -> None:
+    digest = small.reload()
+    assert isinstance(small.answer(small.opening(workspace, digest)), w.SessionOpened)
+    second = small.answer(small.opening(workspace, digest))
+    assert isinstance(second, w.Refused)
+    assert second.code == "limit_reached"
+
+
+def test_more_runs_at_once_than_the_service_has_do_not_start(small: Launcher, workspace: Path) -> None:
+    opened = small.answer(small.opening(workspace, small.reload()))
+    for _ in range(2):
+        message = small.starting(opened.session, workspace, "sleep", "60")
+        small.start(message)
+        small.go(message)
+    third = small.starting(opened.session, workspace, *canary(workspace))
+    small.start(third)
+    small.go(third)
+    assert small.ends(third).cause == "denied"
+    assert not (workspace / "canary").exists()
