@@ -733,3 +733,14 @@ def test_more_runs_at_once_than_the_service_has_do_not_start(small: Launcher, wo
     small.go(third)
     assert small.ends(third).cause == "denied"
     assert not (workspace / "canary").exists()
+
+
+def test_what_belongs_to_the_service_is_no_workspace_whoever_owns_it(ground: Path, agent: Agent) -> None:
+    """A pattern of policy may cover the service's own places by accident; the log and the state stay out of reach."""
+    with Launcher(ground, agent) as launcher:
+        digest = launcher.reload()
+        os.chown(launcher.root, agent.uid, agent.gid)
+        answer = launcher.answer(launcher.opening(launcher.root, digest))
+        assert isinstance(answer, w.Refused)
+        assert answer.code == "workspace_refused"
+        assert "this service" in answer.detail
