@@ -1,4 +1,4 @@
-"""The types of policy's fields: what each accepts, and the sentence when it does not. Used by model.py alone."""
+"""The types of policy's fields: what each accepts, and the sentence when it does not. Used by model.py and deciding.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from supervisor.policy import paths, units
@@ -21,6 +21,12 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
 _UNIT_TYPES = (".service", ".scope", ".slice")
 _MAX_LIST = 256
 _MAX_ENV = 32 * 1024  # bytes of one value
+
+
+class Table(BaseModel):
+    """A table of policy: strict, frozen, no unknown key."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
 
 
 def refuse(message: str, expected: str | None = None, nearest: str | None = None) -> PydanticCustomError:

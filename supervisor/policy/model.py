@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
+from supervisor.policy import deciding as d
 from supervisor.policy import fields as f
 from supervisor.policy import paths
-from supervisor.policy.narrow import LAYERS, NETWORKS, OWNERS, ROLES, WORKSPACE
+from supervisor.policy import values as v
+from supervisor.policy.fields import Table
+from supervisor.policy.narrow import AUTONOMY, LAYERS, NETWORKS, OWNERS, WORKSPACE
 
 _BYTES, _COUNT, _TIME = "bytes", "count", "time"
 _PATHS = "list of paths"
@@ -34,10 +37,6 @@ CEILING_LIMITS = {
 CEILING_WRITE = [WORKSPACE, "/tmp", "/home/agent", "/dev/shm"]  # noqa: S108
 CEILING_EXECUTE = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", *CEILING_WRITE]
 CEILING_WORKSPACES = ["/home/*/**", "/srv/**", "/tmp/**", "/var/tmp/**", "/mnt/**", "/media/**"]  # noqa: S108
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
 
 
 class Limits(Table):
@@ -174,6 +173,22 @@ class Profile(Table):
         enforcer="mount_setattr(2) MOUNT_ATTR_IDMAP",
         probe="workspace_owner",
     )
+    autonomy: Annotated[str, f.one_of(*AUTONOMY)] = f.key(
+        "full",
+        "The most autonomy of what runs under it; see `[autonomy] level`.",
+        unit=" or ".join(f'"{level}"' for level in AUTONOMY),
+        enforcer="the decision; readonly: the launcher, by a read-only mount and Landlock",
+        probe="readonly",
+    )
+    allowed_commands: Annotated[tuple[Annotated[str, PlainValidator(v.command_name)], ...], f.LIST] = f.key(
+        [],
+        "When given, only these programs can be executed, anywhere in the tree of a run, with what they need in order "
+        "to start (the dynamic loader, the interpreter of a script, the programs that git brings along). Names are "
+        "looked up in PATH when the policy is loaded. Each must be below a path of `execute`.",
+        unit="list of program names or paths",
+        enforcer="Landlock EXECUTE on those files alone; noexec mounts over the other programs",
+        probe="allowed_commands",
+    )
 
 
 class Caller(Table):
@@ -207,11 +222,11 @@ class Caller(Table):
         enforcer="admission by SO_PEERGROUPS, unix(7)",
         probe="admission",
     )
-    role: Annotated[str, f.one_of(*ROLES)] = f.key(
+    role: Annotated[str, PlainValidator(f.named)] = f.key(
         ...,
         "viewer: sees its own runs and the status. operator: starts, sees and ends its own. administrator: all of "
-        "everybody's, reload and emergency stop too.",
-        unit=" or ".join(f'"{r}"' for r in ROLES),
+        "everybody's, reload, emergency stop and answers to questions too. Others are declared in `[roles.NAME]`.",
+        unit="name of a role",
         enforcer="admission of every request",
         probe="admission",
     )
@@ -237,6 +252,42 @@ class Caller(Table):
         unit="true or false",
         enforcer="admission, and again the launcher on the opened directory",
         probe="admission",
+    )
+    autonomy: Annotated[str, f.one_of(*AUTONOMY)] = f.key(
+        "full",
+        "The most autonomy of this caller's requests; see `[autonomy] level`.",
+        unit=" or ".join(f'"{level}"' for level in AUTONOMY),
+        enforcer="the decision; readonly: the launcher too",
+        probe="readonly",
+    )
+    zone: Annotated[int, f.count(0, 4)] = f.key(
+        3,
+        "The trust zone of its requests: 0 public, 1 user, 2 API, 3 agent runtime, 4 privileged. Contexts may lower it.",
+        unit="0 to 4",
+        enforcer="the decision, wherever a rule or context matches `zone`",
+        probe="decision",
+    )
+    labels: Annotated[tuple[tuple[str, tuple[str, ...]], ...], PlainValidator(v.stated)] = f.key(
+        {},
+        'The labels that it may state about its requests, each with patterns of the value: { channel = ["slack-*"] }; '
+        'the name "*" stands for every label. Others are refused.',
+        unit="table of a name to a list of patterns",
+        enforcer="the decision about every request",
+        probe="decision",
+    )
+    must_state: Annotated[tuple[str, ...], PlainValidator(v.label_names)] = f.key(
+        [],
+        "Labels without which a request of it is refused, so that leaving one out is no way past a context.",
+        unit="list of labels",
+        enforcer="the decision about every request",
+        probe="decision",
+    )
+    may_request: Annotated[tuple[str, ...], PlainValidator(v.role_names)] = f.key(
+        [],
+        "Roles that it may ask for, for a time; somebody else has to agree.",
+        unit="list of roles",
+        enforcer="the decision about every request",
+        probe="approvals",
     )
 
 
@@ -343,3 +394,16 @@ class Policy(Table):
         default_factory=dict
     )
     callers: Annotated[tuple[Caller, ...], f.listing(4096)] = Field(default=cast("Any", []))  # validated to a tuple
+    tools: d.Tools = Field(default_factory=d.Tools)
+    autonomy: d.Autonomy = Field(default_factory=d.Autonomy)
+    roles: Annotated[dict[Annotated[str, PlainValidator(f.named)], d.Role], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    contexts: Annotated[tuple[d.Context, ...], f.listing(1024)] = Field(default=cast("Any", []))
+    rules: Annotated[tuple[d.Rule, ...], f.listing(1024)] = Field(default=cast("Any", []))
+    rates: Annotated[tuple[d.Rate, ...], f.listing(64)] = Field(default=cast("Any", []))
+    budgets: Annotated[tuple[d.Budget, ...], f.listing(64)] = Field(default=cast("Any", []))
+    breaker: d.Breaker = Field(default_factory=d.Breaker)
+    concurrency: d.Concurrency = Field(default_factory=d.Concurrency)
+    approvals: d.Approvals = Field(default_factory=d.Approvals)
+    tests: Annotated[tuple[d.Test, ...], f.listing(1024)] = Field(default=cast("Any", []))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WORKSPACE = "$WORKSPACE"
 NETWORKS = ("none", "loopback")  # narrowest first
 OWNERS = ("mapped", "shared")  # narrowest first
-ROLES = ("viewer", "operator", "administrator")
+AUTONOMY = ("readonly", "supervised", "full")  # narrowest first, R46 to R48
 LAYERS = (
     "landlock",
     "seccomp",

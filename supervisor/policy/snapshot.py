@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -42,6 +42,10 @@ class Profile:
     shell: str  # runs "script" requests
     workspace_owner: str  # "mapped": id-mapped mount; "shared": documented mode for file systems without it
     source: str  # FILE:LINE
+    autonomy: str = "full"  # the most that a run under it has: "readonly", "supervised" or "full"
+    allowed_commands: tuple[str, ...] = ()  # as policy names them; empty: whatever `execute` grants
+    programs: tuple[str, ...] = ()  # the files that those are on this host, with what they need in order to start
+    covered: tuple[str, ...] = ()  # directories of programs, which are noexec but for `programs`
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,11 @@ class Caller:
     profiles: tuple[str, ...]
     any_owner: bool  # may hand in workspaces that belong to another (non-root) uid
     source: str
+    autonomy: str = "full"  # the most that its requests have
+    zone: int = 3  # trust zone, R66: 0 public, 1 user, 2 API, 3 agent runtime, 4 privileged
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name or "*", patterns of the value) that it may state
+    must_state: tuple[str, ...] = ()  # labels without which its requests are refused
+    may_request: tuple[str, ...] = ()  # roles that it may ask for, for a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +79,163 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class Tools:
+    """Which tools there are for anybody (R49, R50)."""
+
+    policy: str = (
+        "enabled"  # "enabled": all that are switched on; "whitelist": of these `allow_list`; "restrictive": none
+    )
+    allow_list: tuple[str, ...] = ()
+    shell_enabled: bool = True
+    file_write_enabled: bool = True  # False: every workspace is mounted read-only
+    browser_enabled: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Autonomy:
+    """What is denied, asked about and named off limits, for everybody."""
+
+    level: str = "supervised"
+    blocked_commands: tuple[str, ...] = ()
+    approval_patterns: tuple[str, ...] = ()
+    approval_risks: tuple[str, ...] = ()  # of decide.shell.RISKS
+    unparsed: str = "ask"  # what becomes of a script that cannot be parsed: "ask" or "readonly"
+    workspace_only: bool = True
+    forbidden_paths: tuple[str, ...] = ()
+    granted_paths: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    name: str
+    permissions: tuple[str, ...]  # "agent:read"; `*` matches within one of the two halves
+    requires_approval: bool = False  # for permissions of decide.roles.PRIVILEGED
+    mfa_required: bool = False
+    second_person: bool = False  # what it is asked about takes two people
+    source: str = "built in"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What holds for requests that carry certain labels. Every entry that matches applies, and each only narrows."""
+
+    match: tuple[tuple[str, tuple[str, ...]], ...]  # label (or caller, role, tool, zone) -> patterns, all must match
+    source: str
+    zone: int | None = None
+    role: str | None = None
+    autonomy: str | None = None
+    profiles: tuple[str, ...] | None = None  # of what the caller is granted, these only
+    network: str | None = None
+    tools: tuple[str, ...] | None = None
+    blocked_commands: tuple[str, ...] = ()
+    approval_patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A request that `permissions` and `match` concern is denied, or asked about, unless all of `require` holds."""
+
+    name: str
+    permissions: tuple[str, ...]
+    match: tuple[tuple[str, tuple[str, ...]], ...]
+    effect: str  # "deny" or "ask"
+    source: str
+    time: tuple[tuple[int, int], ...] = ()  # minutes of the day, from and to; a span may go over midnight
+    days: tuple[int, ...] = ()  # 0 is Monday
+    timezone: str = "UTC"
+    source_ip: tuple[str, ...] = ()  # networks that the label source_ip must be in
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    audit: bool = False  # the audit log must be working
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many actions each caller, agent, user or channel may take; 0 is no such bound."""
+
+    scope: str
+    per_minute: int
+    per_hour: int
+    per_day: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be used in sum, as the kernel counts it; 0 is no such bound."""
+
+    period: str  # "session" or "day" (of UTC)
+    scope: str  # of a day: caller, agent, user or channel
+    cpu_ms: int
+    wall_ms: int
+    written: int  # bytes
+    processes: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When an agent that fails or repeats itself is stopped for a while; 0 is never."""
+
+    failures: int = 0  # in a row
+    repeats: int = 0  # of one command within repeat_window_ms
+    repeat_window_ms: int = 60_000
+    open_ms: int = 300_000
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    runs_per_agent: int = 0  # at once; 0 is no such bound
+    queue: int = 0  # requests that may wait for a free place, all together; 0: refuse at once
+    queue_per_agent: int = 16
+    queue_time_ms: int = 60_000
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    timeout_ms: int = 600_000  # of a question: then it is denied
+    pending: int = 1000  # questions at once
+    grant_ms: int = 600_000  # how long an answer holds that names no time
+    longest_ms: int = 86_400_000  # the longest time that an answer may name
+    access_ms: int = 14_400_000  # the longest time of a role that was asked for
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A decision that policy says it makes; looked at before the policy serves."""
+
+    tool: str
+    command: str | None  # a script
+    argv: tuple[str, ...] | None
+    caller: str | None  # unit, user or group as an entry of callers names it; None: the first that may run anything
+    profile: str | None
+    workspace: str | None
+    labels: tuple[tuple[str, str], ...]
+    expect: str  # "allow", "ask" or "deny"
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     profiles: tuple[Profile, ...]
     callers: tuple[Caller, ...]
     service: Service
     files: tuple[tuple[str, str], ...]  # (path, SHA-256 hex) of every file read
+    tools: Tools = Tools()
+    autonomy: Autonomy = Autonomy()
+    roles: tuple[Role, ...] = ()  # declared ones; those built in are in decide.roles
+    contexts: tuple[Context, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    rates: tuple[Rate, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    breaker: Breaker = Breaker()
+    concurrency: Concurrency = Concurrency()
+    approvals: Approvals = Approvals()
+    tests: tuple[Test, ...] = ()
 
     def profile(self, name: str) -> Profile | None:
         return next((p for p in self.profiles if p.name == name), None)
@@ -87,17 +248,40 @@ class Snapshot:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
 
-_LISTS = frozenset(("read", "write", "execute", "required", "workspaces", "profiles"))
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were; nothing in a snapshot is a list."""
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value
 
 
-def _fixed(raw: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if k in _LISTS else v for k, v in raw.items()}
+def _made(cls: type[Any], raw: dict[str, Any]) -> Any:
+    return cls(**{k: _tuples(v) for k, v in raw.items()})
 
 
 def profile_from_json(raw: dict[str, Any]) -> Profile:
     """The profile of asdict(). Raises KeyError or TypeError when it is not one."""
-    env = tuple((k, v) for k, v in raw["env"])
-    return Profile(**{**_fixed(raw), "limits": Limits(**raw["limits"]), "env": env})
+    found: Profile = _made(Profile, {**raw, "limits": None})
+    return replace(found, limits=Limits(**raw["limits"]))
+
+
+_SINGLE: dict[str, type[Any]] = {
+    "service": Service,
+    "tools": Tools,
+    "autonomy": Autonomy,
+    "breaker": Breaker,
+    "concurrency": Concurrency,
+    "approvals": Approvals,
+}
+_SEVERAL: dict[str, type[Any]] = {
+    "callers": Caller,
+    "roles": Role,
+    "contexts": Context,
+    "rules": Rule,
+    "rates": Rate,
+    "budgets": Budget,
+    "tests": Test,
+}
 
 
 def from_json(data: bytes | dict[str, Any]) -> Snapshot:
@@ -105,7 +289,7 @@ def from_json(data: bytes | dict[str, Any]) -> Snapshot:
     raw: dict[str, Any] = json.loads(data) if isinstance(data, bytes) else data
     return Snapshot(
         profiles=tuple(profile_from_json(p) for p in raw["profiles"]),
-        callers=tuple(Caller(**_fixed(c)) for c in raw["callers"]),
-        service=Service(**raw["service"]),
-        files=tuple((a, b) for a, b in raw["files"]),
+        files=_tuples(raw["files"]),
+        **{name: _made(cls, raw[name]) for name, cls in _SINGLE.items()},
+        **{name: tuple(_made(cls, one) for one in raw[name]) for name, cls in _SEVERAL.items()},
     )

@@ -1,0 +1,438 @@
+"""The keys of policy that say who may do what, when to ask and how much: everything but profiles and callers.
+
+Declared like the rest in model.py, of which this is the second half.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, PlainValidator, model_validator
+
+from supervisor.policy import fields as f
+from supervisor.policy import values as v
+from supervisor.policy import words as w
+from supervisor.policy.narrow import AUTONOMY, NETWORKS
+
+_COUNT, _TIME, _BYTES = "count", "time", "bytes"
+_NAMES = "list of names"
+_PATTERNS = "table of a name to a list of patterns"
+_DECIDE = "the decision about every request"
+_LEVELS = " or ".join(f'"{level}"' for level in AUTONOMY)
+
+Names = Annotated[tuple[Annotated[str, PlainValidator(f.named)], ...], f.LIST]
+Patterns = Annotated[tuple[tuple[str, tuple[str, ...]], ...], PlainValidator(v.patterns)]
+Commands = Annotated[tuple[Annotated[str, PlainValidator(v.command_pattern)], ...], f.LIST]
+
+BLOCKED = ["rm -rf /", "mkfs", "dd if=", "format", "chmod 777", "chown root", "nmap", "tcpdump", "xmrig", "cgminer"]
+ASKED = ["rm -rf", "DROP TABLE", "kubectl delete", "git push --force"]
+RISKS_ASKED = ["destructive", "privilege", "secrets", "remote_code", "persistence", "evasion", "dynamic"]
+
+
+class Tools(f.Table):
+    """Which tools there are at all. Only policy.toml may have it."""
+
+    policy: Annotated[str, f.one_of(*w.TOOL_POLICIES)] = f.key(
+        "enabled",
+        '"enabled": every tool that is switched on. "whitelist": of these only those of allow_list. "restrictive": '
+        "the same, and meant to have an empty list: no tool at all.",
+        unit=" or ".join(f'"{p}"' for p in w.TOOL_POLICIES),
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    allow_list: Annotated[tuple[Annotated[str, f.one_of(*w.TOOLS)], ...], f.LIST] = f.key(
+        [], "The tools of a whitelist.", unit="list of " + ", ".join(w.TOOLS), enforcer=_DECIDE, probe="decision"
+    )
+    shell_enabled: bool = f.key(
+        True, "Whether commands may be run.", unit="true or false", enforcer=_DECIDE, probe="decision"
+    )
+    file_write_enabled: bool = f.key(
+        True,
+        "Whether any tool may change a workspace. With false every workspace is mounted read-only.",
+        unit="true or false",
+        enforcer="the launcher: read-only mount and Landlock, for every session",
+        probe="readonly",
+    )
+    browser_enabled: bool = f.key(
+        False, "Whether the browser may be driven.", unit="true or false", enforcer=_DECIDE, probe="decision"
+    )
+
+
+class Autonomy(f.Table):
+    """How much anybody may do unasked, and what is denied or asked about. Only policy.toml may have it.
+
+    Command patterns are compared with the parsed words of every simple command, wherever it stands: in pipes,
+    substitutions, `sh -c`, `env`, `xargs`, `find -exec`. They classify; what cannot be let happen is the profile's to
+    prevent.
+    """
+
+    level: Annotated[str, f.one_of(*AUTONOMY)] = f.key(
+        "supervised",
+        '"readonly": no session can write its workspace. "supervised": what approval_patterns and approval_risks name '
+        'is asked about, and denied where nobody can answer. "full": nothing is asked. The narrowest of this, the '
+        "profile's, the caller's and every matching context's counts.",
+        unit=_LEVELS,
+        enforcer="the decision; readonly: the launcher, by a read-only mount and Landlock",
+        probe="readonly",
+    )
+    blocked_commands: Commands = f.key(
+        BLOCKED, "Denied, whatever the autonomy.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"
+    )
+    approval_patterns: Commands = f.key(
+        ASKED, "Asked about.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"
+    )
+    approval_risks: Annotated[tuple[Annotated[str, f.one_of(*w.RISKS)], ...], f.LIST] = f.key(
+        RISKS_ASKED,
+        "Kinds of danger that are asked about when a command shows signs of them: "
+        + " ".join(f"{name}: {said}." for name, said in w.RISKS.items()),
+        unit="list of " + ", ".join(w.RISKS),
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    unparsed: Annotated[str, f.one_of("ask", "readonly")] = f.key(
+        "ask",
+        'What becomes of a script that cannot be parsed. "ask": it is asked about, and where nobody can answer it '
+        'runs with the workspace read-only. "readonly": it runs so at once.',
+        unit='"ask" or "readonly"',
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    workspace_only: bool = f.key(
+        True,
+        "Whether the file tool is kept inside the workspace; outside of it is also what a command's arguments are "
+        "classified by.",
+        unit="true or false",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    forbidden_paths: Annotated[tuple[Annotated[str, PlainValidator(v.named_path)], ...], f.LIST] = f.key(
+        [],
+        "Beside the 14 system directories and the 4 directories of secrets: what no tool may name.",
+        unit="list of paths, absolute or starting with ~/",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    granted_paths: Annotated[tuple[Annotated[str, PlainValidator(v.named_path)], ...], f.LIST] = f.key(
+        [],
+        "What may be named although it is forbidden. It opens nothing that the profile does not show.",
+        unit="list of paths, absolute or starting with ~/",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+
+
+class Role(f.Table):
+    """What callers of this role may do. viewer, operator and administrator are built in and may be declared again.
+
+    Only policy.toml may have it.
+    """
+
+    permissions: Annotated[tuple[Annotated[str, PlainValidator(v.permission)], ...], f.LIST] = f.key(
+        ...,
+        "Of " + ", ".join(w.PERMISSIONS) + '; with `*` for either half: "agent:*".',
+        unit="list of permissions",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    requires_approval: bool = f.key(
+        False,
+        "Whether privileged operations (" + ", ".join(w.PRIVILEGED) + ") are asked about.",
+        unit="true or false",
+        enforcer=_DECIDE,
+        probe="approvals",
+    )
+    mfa_required: bool = f.key(
+        False,
+        "Whether privileged operations need a one-time code (TOTP, RFC 6238), each code once.",
+        unit="true or false",
+        enforcer=_DECIDE,
+        probe="approvals",
+    )
+    second_person: bool = f.key(
+        False,
+        "Whether a question about a request of this role takes the yes of two people.",
+        unit="true or false",
+        enforcer=_DECIDE,
+        probe="approvals",
+    )
+
+
+class Context(f.Table):
+    """What holds for requests that carry certain labels. Every entry that matches applies, and each only narrows."""
+
+    match: Patterns = f.key(
+        ...,
+        "Labels and the patterns (`*`, `?`) of which one must match each: channel, agent, user and so on; also "
+        + ", ".join(w.SPECIAL)
+        + ".",
+        unit=_PATTERNS,
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    zone: Annotated[int | None, f.optional(f.a_count(0, 4))] = f.key(
+        None,
+        "The trust zone of such a request: 0 public, 1 user, 2 API, 3 agent runtime, 4 privileged. The lowest counts.",
+        unit="0 to 4",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    role: Annotated[str | None, f.optional(f.named)] = f.key(
+        None, "A role whose permissions it must have too.", unit="role", enforcer=_DECIDE, probe="decision"
+    )
+    autonomy: Annotated[str | None, f.optional(v.level)] = f.key(
+        None, "The most autonomy that it has.", unit=_LEVELS, enforcer=_DECIDE, probe="decision"
+    )
+    profiles: Names | None = f.key(
+        None,
+        "Of the caller's profiles it may use these; the first of them is the default.",
+        unit="list of profile names",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    network: Annotated[str | None, f.optional(v.network)] = f.key(
+        None,
+        "The widest network.",
+        unit=" or ".join(f'"{n}"' for n in NETWORKS),
+        enforcer="the launcher, which makes the session so",
+        probe="network",
+    )
+    tools: Annotated[tuple[Annotated[str, f.one_of(*w.TOOLS)], ...], f.LIST] | None = f.key(
+        None, "The tools that it may use.", unit="list of " + ", ".join(w.TOOLS), enforcer=_DECIDE, probe="decision"
+    )
+    blocked_commands: Commands = f.key(
+        [], "Denied as well.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"
+    )
+    approval_patterns: Commands = f.key(
+        [], "Asked about as well.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"
+    )
+
+
+class Require(f.Table):
+    """What must hold; every key that is given."""
+
+    time: Annotated[tuple[tuple[int, int], ...], PlainValidator(v.spans)] = f.key(
+        [],
+        'Spans of the day, "08:00-18:00"; one that ends before it begins goes over midnight.',
+        unit="list of spans",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    days: Annotated[tuple[int, ...], PlainValidator(v.days)] = f.key(
+        [],
+        'Days of the week, "mon" to "sun", also as "mon-fri".',
+        unit="list of days",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    timezone: Annotated[str, PlainValidator(v.timezone)] = f.key(
+        "UTC", "Where time and days are taken.", unit="name of the IANA database", enforcer=_DECIDE, probe="decision"
+    )
+    source_ip: Annotated[tuple[Annotated[str, PlainValidator(v.ip_network)], ...], f.LIST] = f.key(
+        [],
+        "Networks of which one holds the label source_ip.",
+        unit="list of networks in CIDR form",
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    labels: Patterns = f.key(
+        {},
+        "Labels that must be stated with a value that one of the patterns matches: device_encrypted, mfa, data.",
+        unit=_PATTERNS,
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+    audit: bool = f.key(
+        False, "Whether the audit log must be working.", unit="true or false", enforcer=_DECIDE, probe="decision"
+    )
+
+
+class Rule(f.Table):
+    """A request that `permissions` and `match` concern is denied, or asked about, unless all of `require` holds.
+
+    Rules only take away: what no rule concerns is decided by role and profile alone.
+    """
+
+    name: Annotated[str, PlainValidator(f.named)] = f.key(
+        ..., "What answers and log call it.", unit="name", enforcer=_DECIDE, probe="decision"
+    )
+    permissions: Annotated[tuple[Annotated[str, PlainValidator(v.permission)], ...], f.LIST] = f.key(
+        ["agent:execute"], "What it is about.", unit="list of permissions", enforcer=_DECIDE, probe="decision"
+    )
+    match: Patterns = f.key(
+        {}, "Which requests; as in contexts. Without it: all.", unit=_PATTERNS, enforcer=_DECIDE, probe="decision"
+    )
+    require: Require = Field(default_factory=Require, description="What must hold.")
+    effect: Annotated[str, f.one_of("deny", "ask")] = f.key(
+        "deny",
+        "What happens where that does not hold. Without `require` it always happens.",
+        unit='"deny" or "ask"',
+        enforcer=_DECIDE,
+        probe="decision",
+    )
+
+
+def _bound(what: str, probe: str = "meters") -> int:
+    found: int = f.key(0, f"{what}; 0: no bound.", unit=_COUNT, enforcer=_DECIDE, probe=probe)
+    return found
+
+
+class Rate(f.Table):
+    """How many runs and sessions may be begun; every entry counts for itself, and refused requests do not count."""
+
+    scope: Annotated[str, f.one_of(*w.SCOPES)] = f.key(
+        "agent",
+        "Whose they are: the caller's, or of each agent, user, channel or tool of that caller. Requests without the "
+        "label count as one.",
+        unit="one of " + ", ".join(w.SCOPES),
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    per_minute: Annotated[int, f.count(0, 1_000_000)] = _bound("In a minute")
+    per_hour: Annotated[int, f.count(0, 1_000_000)] = _bound("In an hour")
+    per_day: Annotated[int, f.count(0, 1_000_000_000)] = _bound("In a day")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if not (self.per_minute or self.per_hour or self.per_day):
+            raise f.refuse("this entry bounds nothing", "at least one of per_minute, per_hour, per_day above 0")
+        return self
+
+
+class Budget(f.Table):
+    """How much may be used in sum, as the kernel counted it when runs ended. At the budget nothing begins any more."""
+
+    period: Annotated[str, f.one_of("session", "day")] = f.key(
+        "day", "Of each session, or of each day (UTC).", unit='"session" or "day"', enforcer=_DECIDE, probe="meters"
+    )
+    scope: Annotated[str, f.one_of(*w.SCOPES)] = f.key(
+        "agent", "Whose, of a day; as in rates.", unit="one of " + ", ".join(w.SCOPES), enforcer=_DECIDE, probe="meters"
+    )
+    cpu: Annotated[int, PlainValidator(v.time_or_none)] = f.key(
+        "none", "CPU time.", unit='time or "none"', enforcer=_DECIDE, probe="meters"
+    )
+    wall: Annotated[int, PlainValidator(v.time_or_none)] = f.key(
+        "none",
+        "Wall time of runs; the deadline of a run is narrowed to what is left.",
+        unit='time or "none"',
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    written: Annotated[int, PlainValidator(v.bytes_or_none)] = f.key(
+        "none", "Bytes written to disk.", unit='bytes or "none"', enforcer=_DECIDE, probe="meters"
+    )
+    processes: Annotated[int, f.count(0, 1 << 40)] = _bound("Processes: the sum of the most that each run had at once")
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if not (self.cpu or self.wall or self.written or self.processes):
+            raise f.refuse("this entry bounds nothing", "at least one of cpu, wall, written, processes")
+        return self
+
+
+class Breaker(f.Table):
+    """Stops an agent that fails or repeats itself for a while; then one run may try. Only policy.toml may have it."""
+
+    failures: Annotated[int, f.count(0, 100_000)] = f.key(
+        0,
+        "Runs in a row that failed or were refused until it opens; 0: never.",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    repeats: Annotated[int, f.count(0, 100_000)] = f.key(
+        0,
+        "Runs of the very same command within repeat_window until it opens; 0: never.",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    repeat_window: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "60s", "See repeats.", unit=_TIME, enforcer=_DECIDE, probe="meters"
+    )
+    open: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "5m", "How long it stays open.", unit=_TIME, enforcer=_DECIDE, probe="meters"
+    )
+
+
+class Concurrency(f.Table):
+    """How many runs at once, and who waits. Only policy.toml may have it."""
+
+    runs_per_agent: Annotated[int, f.count(0, 65_536)] = f.key(
+        0, "Runs of one agent at once; 0: no bound of its own.", unit=_COUNT, enforcer=_DECIDE, probe="meters"
+    )
+    queue: Annotated[int, f.count(0, 65_536)] = f.key(
+        0,
+        "Requests that may wait until a run ends, all together; agents take turns. 0: refused at once.",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    queue_per_agent: Annotated[int, f.count(1, 65_536)] = f.key(
+        16, "Of these, of one agent.", unit=_COUNT, enforcer=_DECIDE, probe="meters"
+    )
+    queue_time: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "60s", "How long one waits at most.", unit=_TIME, enforcer="the main process's timer", probe="meters"
+    )
+
+
+class Approvals(f.Table):
+    """Questions and the answers to them. Only policy.toml may have it."""
+
+    timeout: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "10m", "A question that nobody answered by then is denied.", unit=_TIME, enforcer="the main process's timer",
+        probe="approvals",
+    )  # fmt: skip
+    pending: Annotated[int, f.count(1, 10_000)] = f.key(
+        1000, "Questions that may be open at once; one more is refused.", unit=_COUNT, enforcer=_DECIDE,
+        probe="approvals",
+    )  # fmt: skip
+    grant: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "10m", "How long a yes holds that names no time.", unit=_TIME, enforcer=_DECIDE, probe="approvals"
+    )
+    longest: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "24h", "The longest time that a yes may name.", unit=_TIME, enforcer=_DECIDE, probe="approvals"
+    )
+    access: Annotated[int, PlainValidator(v.a_time)] = f.key(
+        "4h", "The longest time of a role that was asked for.", unit=_TIME, enforcer=_DECIDE, probe="approvals"
+    )
+
+
+class Test(f.Table):
+    """A decision that this policy makes. Looked at before it serves; one that comes out otherwise refuses the policy."""
+
+    tool: Annotated[str, f.one_of(*w.TOOLS)] = f.key(
+        "shell", "The tool.", unit="one of " + ", ".join(w.TOOLS), enforcer="the loader's tests", probe="tests"
+    )
+    command: Annotated[str | None, f.optional(v.script)] = f.key(
+        None, "A script. Exactly one of command and argv is given.", unit="text", enforcer="the loader's tests",
+        probe="tests",
+    )  # fmt: skip
+    argv: Annotated[tuple[str, ...] | None, f.optional(v.arguments)] = f.key(
+        None, "A command as its words.", unit="list of text", enforcer="the loader's tests", probe="tests"
+    )
+    caller: Annotated[str | None, f.optional(f.account)] = f.key(
+        None,
+        "Who asks: the unit, user, group or uid of an entry of callers. Without it: the first that may run anything.",
+        unit="text",
+        enforcer="the loader's tests",
+        probe="tests",
+    )
+    profile: Annotated[str | None, f.optional(f.named)] = f.key(
+        None, "The profile that is asked for.", unit="profile name", enforcer="the loader's tests", probe="tests"
+    )
+    workspace: Annotated[str | None, f.optional(v.absolute)] = f.key(
+        None, "The workspace. Without it: one that the caller is granted.", unit="path", enforcer="the loader's tests",
+        probe="tests",
+    )  # fmt: skip
+    labels: Annotated[tuple[tuple[str, str], ...], PlainValidator(v.labels)] = f.key(
+        {}, "What the request carries.", unit="table of text", enforcer="the loader's tests", probe="tests"
+    )
+    expect: Annotated[str, f.one_of("allow", "ask", "deny")] = f.key(
+        ..., "What must come out.", unit='"allow", "ask" or "deny"', enforcer="the loader's tests", probe="tests"
+    )
+
+    @model_validator(mode="after")
+    def _one_command(self) -> Self:
+        if (self.command is None) == (self.argv is None):
+            raise f.refuse("neither or both of command and argv", "exactly one of them")
+        return self

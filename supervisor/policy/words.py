@@ -1,0 +1,66 @@
+"""The words of decisions: tools, permissions, roles, risks. No pydantic here: the launcher reads them too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supervisor.policy.snapshot import Role
+
+if TYPE_CHECKING:
+    from supervisor.policy.snapshot import Caller, Snapshot
+
+TOOLS = ("shell", "file", "browser")
+TOOL_POLICIES = ("enabled", "whitelist", "restrictive")
+SCOPES = ("caller", "agent", "user", "channel", "tool")
+SPECIAL = ("caller", "role", "tool", "profile", "zone")  # what match knows beside labels; no label has these names
+PERMISSIONS = (
+    "agent:read", "agent:execute", "agent:read_all", "agent:end_all", "logs:read", "config:read", "config:write",
+    "service:stop", "breaker:reset", "approvals:read", "approvals:answer", "grants:revoke", "access:request",
+    "credentials:rotate",
+)  # fmt: skip
+PRIVILEGED = ("config:write", "service:stop", "breaker:reset", "grants:revoke", "credentials:rotate")
+# What a command may show signs of. decide/shell finds them.
+RISKS = {
+    "destructive": "deletes or overwrites much, devices, history or what is not the workspace's",
+    "privilege": "becomes root, changes owners, sets dangerous modes or capabilities",
+    "secrets": "names keys, tokens, password files or directories of secrets",
+    "remote_code": "runs what came over the network",
+    "persistence": "plants what runs later: cron, units, shell start-up files, git hooks",
+    "evasion": "hides what it runs: decoded text, a word put together at run time in front of dangerous arguments",
+    "exfiltration": "sends files or data elsewhere, opens a shell to the network",
+    "scanning": "looks for hosts, ports or ways in",
+    "mining": "computes for a currency",
+    "dynamic": "a command whose name is only known at run time",
+    "outside": "an argument that names a path outside of the workspace or a forbidden one",
+}
+
+# What is built in (R60); a policy may declare each of them again.
+BUILT_IN = {
+    "viewer": Role("viewer", ("agent:read", "logs:read", "config:read", "access:request")),
+    "operator": Role("operator", ("agent:read", "agent:execute", "logs:read", "config:read", "access:request")),
+    "administrator": Role("administrator", ("*",)),
+}
+
+
+def permission_matches(pattern: str, asked: str) -> bool:
+    """Whether a pattern of policy names a permission; `*` stands for one half or for all."""
+    if pattern in ("*", asked):
+        return True
+    area, _, act = pattern.partition(":")
+    one, _, two = asked.partition(":")
+    return area in ("*", one) and act in ("*", two)
+
+
+def role(snapshot: Snapshot, name: str) -> Role:
+    """The role of a name; one that nobody declared permits nothing."""
+    declared = next((r for r in snapshot.roles if r.name == name), None)
+    return declared or BUILT_IN.get(name) or Role(name, ())
+
+
+def role_permits(snapshot: Snapshot, name: str, permission: str) -> bool:
+    return any(permission_matches(pattern, permission) for pattern in role(snapshot, name).permissions)
+
+
+def may_ever(snapshot: Snapshot, caller: Caller, permission: str) -> bool:
+    """Whether a caller has a permission, or can be given it for a time."""
+    return any(role_permits(snapshot, name, permission) for name in (caller.role, *caller.may_request))
