@@ -9,7 +9,10 @@
     │   └── RequestTimeout           a request that does not arrive in time (408)
     ├── Denied                       policy says no
     │   ├── SelfViewOnly             a caller inside one of Stockade's own cgroups
-    │   └── CallerUnknown            the kernel could not say who is calling
+    │   ├── CallerUnknown            the kernel could not say who is calling
+    │   ├── ApprovalDenied           somebody was asked, and said no or nothing in time
+    │   └── StepUpRequired           a one-time code is missing, wrong or used before
+    ├── ApprovalRequired             somebody has to be asked first, and has been (202)
     ├── NotFound                     no such run, session, route
     │   └── MethodNotAllowed         the route exists, not with this method (405)
     ├── Conflict                     state does not permit this now
@@ -146,6 +149,28 @@ class CallerUnknown(Denied):
     code = "caller_unknown"
     title = "The kernel could not say who is calling"
     retry: ClassVar[Retry] = "later"
+
+
+class ApprovalDenied(Denied):
+    """A person said no, or nobody said anything in time: not the same as policy saying no (R59)."""
+
+    code = "approval_denied"
+    title = "The request was not approved"
+    retry: ClassVar[Retry] = "never"
+
+
+class StepUpRequired(Denied):
+    code = "step_up_required"
+    title = "This takes a one-time code"
+
+
+class ApprovalRequired(StockadeError):
+    """Not a failure: the request waits for an answer. `extra` has approval (its id) and expires (Unix time)."""
+
+    code = "approval_required"
+    title = "Somebody has to approve this first"
+    status = 202
+    retry: ClassVar[Retry] = "after_approval"
 
 
 class NotFound(StockadeError):
