@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.policy.snapshot import Role
@@ -34,12 +35,37 @@ RISKS = {
     "outside": "an argument that names a path outside of the workspace or a forbidden one",
 }
 
+# Programs that run whatever text they are handed. As an entry of allowed_commands, or as a grant that holds for more
+# than one command, each of them is a grant of everything (lesson 6). Names without version: python3.11 is python.
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish", "csh", "tcsh", "busybox", "rbash", "yash")
+INTERPRETERS = (
+    "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish", "expect",
+    "awk", "gawk", "mawk", "nawk", "guile", "racket", "sbcl", "clisp", "ghci", "runghc", "julia", "Rscript", "R",
+    "octave", "groovy", "scala", "jshell", "erl", "escript", "elixir", "iex", "osascript", "pwsh", "emacs", "vim", "vi",
+    "gdb", "make", "java", "irb", "ipython", "sqlite3", "ed", "nvim", "ocaml", "swipl", "m4",
+)  # fmt: skip
+# Programs that start the program that their arguments name.
+WRAPPERS = (
+    "env", "nice", "nohup", "setsid", "timeout", "stdbuf", "xargs", "find", "sudo", "doas", "su", "chroot", "unshare",
+    "nsenter", "taskset", "ionice", "chrt", "time", "watch", "flock", "parallel", "script", "strace", "ltrace", "setarch",
+    "runuser", "setpriv", "prlimit", "systemd-run", "ssh", "git", "tar", "rsync",
+)  # fmt: skip
+
+_VERSION = re.compile(r"-?[0-9][0-9.]*[a-z]?$")
+_ANYTHING = frozenset((*SHELLS, *INTERPRETERS))
+
 # What is built in (R60); a policy may declare each of them again.
 BUILT_IN = {
     "viewer": Role("viewer", ("agent:read", "logs:read", "config:read", "access:request")),
     "operator": Role("operator", ("agent:read", "agent:execute", "logs:read", "config:read", "access:request")),
     "administrator": Role("administrator", ("*",)),
 }
+
+
+def runs_anything(program: str) -> bool:
+    """Whether a program, by name or path, is a shell or interpreter of any version: python3.11, /bin/bash."""
+    name = program.rpartition("/")[2]
+    return name in _ANYTHING or _VERSION.sub("", name) in _ANYTHING
 
 
 def permission_matches(pattern: str, asked: str) -> bool:
