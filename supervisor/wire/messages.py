@@ -9,6 +9,7 @@ main -> launcher    Reload OpenSession StartRun EndRun SignalRun CloseSession St
 launcher -> main    PolicyLoaded SessionOpened SessionEnded RunEnded Refused Stopped
 main -> auditor     Record                        launcher -> auditor    Record
 auditor -> main     Ack Nack Closed               auditor -> launcher    Go Nogo Ack Nack
+main -> parser      Parse                         parser -> main         Parsed
 """
 
 from __future__ import annotations
@@ -331,11 +332,35 @@ class Nogo(Message):
     detail: str = _is(_text(1024))
 
 
+# --- the parser ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parse(Message):
+    """Say what a command looks like it does: one of argv and script. Answer: Parsed."""
+
+    KIND: ClassVar[str] = "parse"
+    id: int = _is(_int(1))
+    argv: list[str] | None = _is(_maybe(_argv))
+    script: str | None = _is(_maybe(_text(MAX_TEXT)))
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed(Message):
+    """`analysis` is decide.shell's, as JSON; main reads it with the bounds of that."""
+
+    KIND: ClassVar[str] = "parsed"
+    id: int = _is(_int(1))
+    analysis: dict[str, Any] = _is(_object)
+
+
 TO_LAUNCHER = (Reload, OpenSession, StartRun, EndRun, SignalRun, CloseSession, Stop, Resume)
 FROM_LAUNCHER = (PolicyLoaded, SessionOpened, SessionEnded, RunEnded, Refused, Stopped)
 TO_AUDITOR = (Record,)
 AUDITOR_TO_MAIN = (Ack, Nack, Closed)
 AUDITOR_TO_LAUNCHER = (Go, Nogo, Ack, Nack)
+TO_PARSER = (Parse,)
+FROM_PARSER = (Parsed,)
 
 
 def _rows(kinds: tuple[type[Message], ...]) -> dict[str, tuple[type[Message], dict[str, Check]]]:
@@ -343,7 +368,15 @@ def _rows(kinds: tuple[type[Message], ...]) -> dict[str, tuple[type[Message], di
 
 
 Vocabulary = tuple[type[Message], ...]
-_GROUPS: tuple[Vocabulary, ...] = (TO_LAUNCHER, FROM_LAUNCHER, TO_AUDITOR, AUDITOR_TO_MAIN, AUDITOR_TO_LAUNCHER)
+_GROUPS: tuple[Vocabulary, ...] = (
+    TO_LAUNCHER,
+    FROM_LAUNCHER,
+    TO_AUDITOR,
+    AUDITOR_TO_MAIN,
+    AUDITOR_TO_LAUNCHER,
+    TO_PARSER,
+    FROM_PARSER,
+)
 _TABLES = {group: _rows(group) for group in _GROUPS}
 
 
