@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from supervisor.policy.locate import Lines, Loc
 
 IDENTITIES = ("unit", "uid", "user", "group")
-_NESTED = ("profiles", "callers")  # tables of tables: one bad entry leaves the others to be checked too
+# One bad entry of these leaves the others to be checked too.
+TABLES = ("profiles", "roles")  # tables of tables
+LISTS = ("callers", "contexts", "rules", "rates", "budgets", "tests")  # lists of tables
+_NESTED = (*TABLES, *LISTS)
+
+Places = dict[str, list[int]]
 
 
-def tables(file: str, raw: dict[str, Any], lines: Lines) -> tuple[Policy, list[int], list[Finding]]:
-    """What of `raw` is valid, the index in the file of each caller in it, and the findings about the rest."""
+def tables(file: str, raw: dict[str, Any], lines: Lines) -> tuple[Policy, Places, list[Finding]]:
+    """What of `raw` is valid, for each list in it the index in the file of each entry, and the findings about the rest.
+
+    Findings are in the order of the model, not of the file.
+    """
     found: list[Finding] = []
     bad: set[Loc] = set()
     try:
@@ -28,8 +36,7 @@ def tables(file: str, raw: dict[str, Any], lines: Lines) -> tuple[Policy, list[i
         problems = e.errors(include_url=False, include_input=False)
         found += [_finding(file, raw, lines, p["type"], p["loc"], p.get("ctx", {}), p["msg"]) for p in problems[:MOST]]
         bad |= {p["loc"][:2] if p["loc"][0] in _NESTED else p["loc"][:1] for p in problems}
-    callers, profiles = raw.get("callers"), raw.get("profiles")
-    for n, caller in enumerate(callers if isinstance(callers, list) else ()):
+    for n, caller in enumerate(_entries(raw, "callers")):
         given = [name for name in IDENTITIES if name in caller] if isinstance(caller, dict) else ["unit"]
         if len(given) != 1:
             said = f"{' and '.join(given)} are given" if given else "nothing says who the caller is"
@@ -38,18 +45,27 @@ def tables(file: str, raw: dict[str, Any], lines: Lines) -> tuple[Policy, list[i
             found.append(finding(file, lines.of(at), dotted(at), said, expected=expected))
             bad.add(at)
     rest = {k: v for k, v in raw.items() if (k,) not in bad}
-    places: list[int] = []
-    if "profiles" in rest and isinstance(profiles, dict):
-        rest["profiles"] = {k: v for k, v in profiles.items() if ("profiles", k) not in bad}
-    if "callers" in rest and isinstance(callers, list):
-        places = [n for n in range(len(callers)) if ("callers", n) not in bad]
-        rest["callers"] = [callers[n] for n in places]
+    places: Places = {}
+    for section in TABLES:
+        table = rest.get(section)
+        if isinstance(table, dict):
+            rest[section] = {k: v for k, v in table.items() if (section, k) not in bad}
+    for section in LISTS:
+        entries = _entries(rest, section)
+        places[section] = [n for n in range(len(entries)) if (section, n) not in bad]
+        if section in rest:
+            rest[section] = [entries[n] for n in places[section]]
     try:
         return Policy.model_validate(rest), places, found
     except ValidationError:
         # Nothing that the first pass said can be left; if it were, the file is refused with what was found.
         found = found or [finding(file, 1, "", "cannot be checked")]
-        return Policy(), [], found
+        return Policy(), {section: [] for section in LISTS}, found
+
+
+def _entries(raw: dict[str, Any], section: str) -> list[Any]:
+    value = raw.get(section)
+    return value if isinstance(value, list) else []
 
 
 def pattern(loc: Loc) -> str:

@@ -1,6 +1,6 @@
-"""The keys of policy that say who may do what, when to ask and how much: everything but profiles and callers.
+"""The keys of policy that say who may do what and when to ask, and the tests that hold them to it.
 
-Declared like the rest in model.py, of which this is the second half.
+Declared like the rest in model.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from supervisor.policy import values as v
 from supervisor.policy import words as w
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
 
-_COUNT, _TIME, _BYTES = "count", "time", "bytes"
+_COUNT, _TIME = "count", "time"
 _NAMES = "list of names"
 _PATTERNS = "table of a name to a list of patterns"
 _DECIDE = "the decision about every request"
@@ -271,110 +271,6 @@ class Rule(f.Table):
     )
 
 
-def _bound(what: str, probe: str = "meters") -> int:
-    found: int = f.key(0, f"{what}; 0: no bound.", unit=_COUNT, enforcer=_DECIDE, probe=probe)
-    return found
-
-
-class Rate(f.Table):
-    """How many runs and sessions may be begun; every entry counts for itself, and refused requests do not count."""
-
-    scope: Annotated[str, f.one_of(*w.SCOPES)] = f.key(
-        "agent",
-        "Whose they are: the caller's, or of each agent, user, channel or tool of that caller. Requests without the "
-        "label count as one.",
-        unit="one of " + ", ".join(w.SCOPES),
-        enforcer=_DECIDE,
-        probe="meters",
-    )
-    per_minute: Annotated[int, f.count(0, 1_000_000)] = _bound("In a minute")
-    per_hour: Annotated[int, f.count(0, 1_000_000)] = _bound("In an hour")
-    per_day: Annotated[int, f.count(0, 1_000_000_000)] = _bound("In a day")
-
-    @model_validator(mode="after")
-    def _bounds_something(self) -> Self:
-        if not (self.per_minute or self.per_hour or self.per_day):
-            raise f.refuse("this entry bounds nothing", "at least one of per_minute, per_hour, per_day above 0")
-        return self
-
-
-class Budget(f.Table):
-    """How much may be used in sum, as the kernel counted it when runs ended. At the budget nothing begins any more."""
-
-    period: Annotated[str, f.one_of("session", "day")] = f.key(
-        "day", "Of each session, or of each day (UTC).", unit='"session" or "day"', enforcer=_DECIDE, probe="meters"
-    )
-    scope: Annotated[str, f.one_of(*w.SCOPES)] = f.key(
-        "agent", "Whose, of a day; as in rates.", unit="one of " + ", ".join(w.SCOPES), enforcer=_DECIDE, probe="meters"
-    )
-    cpu: Annotated[int, PlainValidator(v.time_or_none)] = f.key(
-        "none", "CPU time.", unit='time or "none"', enforcer=_DECIDE, probe="meters"
-    )
-    wall: Annotated[int, PlainValidator(v.time_or_none)] = f.key(
-        "none",
-        "Wall time of runs; the deadline of a run is narrowed to what is left.",
-        unit='time or "none"',
-        enforcer=_DECIDE,
-        probe="meters",
-    )
-    written: Annotated[int, PlainValidator(v.bytes_or_none)] = f.key(
-        "none", "Bytes written to disk.", unit='bytes or "none"', enforcer=_DECIDE, probe="meters"
-    )
-    processes: Annotated[int, f.count(0, 1 << 40)] = _bound("Processes: the sum of the most that each run had at once")
-
-    @model_validator(mode="after")
-    def _bounds_something(self) -> Self:
-        if not (self.cpu or self.wall or self.written or self.processes):
-            raise f.refuse("this entry bounds nothing", "at least one of cpu, wall, written, processes")
-        return self
-
-
-class Breaker(f.Table):
-    """Stops an agent that fails or repeats itself for a while; then one run may try. Only policy.toml may have it."""
-
-    failures: Annotated[int, f.count(0, 100_000)] = f.key(
-        0,
-        "Runs in a row that failed or were refused until it opens; 0: never.",
-        unit=_COUNT,
-        enforcer=_DECIDE,
-        probe="meters",
-    )
-    repeats: Annotated[int, f.count(0, 100_000)] = f.key(
-        0,
-        "Runs of the very same command within repeat_window until it opens; 0: never.",
-        unit=_COUNT,
-        enforcer=_DECIDE,
-        probe="meters",
-    )
-    repeat_window: Annotated[int, PlainValidator(v.a_time)] = f.key(
-        "60s", "See repeats.", unit=_TIME, enforcer=_DECIDE, probe="meters"
-    )
-    open: Annotated[int, PlainValidator(v.a_time)] = f.key(
-        "5m", "How long it stays open.", unit=_TIME, enforcer=_DECIDE, probe="meters"
-    )
-
-
-class Concurrency(f.Table):
-    """How many runs at once, and who waits. Only policy.toml may have it."""
-
-    runs_per_agent: Annotated[int, f.count(0, 65_536)] = f.key(
-        0, "Runs of one agent at once; 0: no bound of its own.", unit=_COUNT, enforcer=_DECIDE, probe="meters"
-    )
-    queue: Annotated[int, f.count(0, 65_536)] = f.key(
-        0,
-        "Requests that may wait until a run ends, all together; agents take turns. 0: refused at once.",
-        unit=_COUNT,
-        enforcer=_DECIDE,
-        probe="meters",
-    )
-    queue_per_agent: Annotated[int, f.count(1, 65_536)] = f.key(
-        16, "Of these, of one agent.", unit=_COUNT, enforcer=_DECIDE, probe="meters"
-    )
-    queue_time: Annotated[int, PlainValidator(v.a_time)] = f.key(
-        "60s", "How long one waits at most.", unit=_TIME, enforcer="the main process's timer", probe="meters"
-    )
-
-
 class Approvals(f.Table):
     """Questions and the answers to them. Only policy.toml may have it."""
 
@@ -398,7 +294,7 @@ class Approvals(f.Table):
 
 
 class Test(f.Table):
-    """A decision that this policy makes. Looked at before it serves; one that comes out otherwise refuses the policy."""
+    """A decision that this policy makes. Looked at before it serves; one that comes out otherwise refuses it."""
 
     tool: Annotated[str, f.one_of(*w.TOOLS)] = f.key(
         "shell", "The tool.", unit="one of " + ", ".join(w.TOOLS), enforcer="the loader's tests", probe="tests"

@@ -1,4 +1,4 @@
-"""The types of policy's fields: what each accepts, and the sentence when it does not. Used by model.py and deciding.py."""
+"""The types of policy's fields: what each accepts, and the sentence when it does not. Used by the tables of keys."""
 
 from __future__ import annotations
 

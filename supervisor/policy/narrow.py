@@ -45,6 +45,7 @@ class Ceiling:
     limits: Limits
     workspaces: tuple[str, ...]
     source: str
+    roles: tuple[str, ...] = ("viewer", "operator")  # of callers in drop-ins
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,18 @@ def within(inner: Profile, outer: Profile | Ceiling) -> list[Violation]:
             found.append(Violation("required", f"a list without {_listed(dropped)}", _listed(outer.required)))
         if OWNERS.index(inner.workspace_owner) > OWNERS.index(outer.workspace_owner):
             found.append(Violation("workspace_owner", inner.workspace_owner, outer.workspace_owner))
+        if AUTONOMY.index(inner.autonomy) > AUTONOMY.index(outer.autonomy):
+            found.append(Violation("autonomy", inner.autonomy, outer.autonomy))
+        found += _commands(inner.allowed_commands, outer.allowed_commands)
     return found
+
+
+def _commands(inner: tuple[str, ...], outer: tuple[str, ...]) -> list[Violation]:
+    """A list bounds a list, by the names as they are written. No list at all is every command."""
+    if outer and not inner:
+        return [Violation("allowed_commands", "every command", _listed(outer))]
+    wider = [(i, name) for i, name in enumerate(inner) if outer and name not in outer]
+    return [Violation("allowed_commands", name, _listed(outer), i) for i, name in wider]
 
 
 def workspaces_within(patterns: Iterable[str], ceiling: Iterable[str]) -> list[Violation]:

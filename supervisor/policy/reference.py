@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from supervisor.policy import model
+from supervisor.policy import confining, model
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -69,9 +69,20 @@ def _toml(value: Any) -> str:
 
 SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "service": ("[service]", model.Service),
-    "ceiling": ("[ceiling]", model.Ceiling),
-    "profiles": ("[profiles.NAME]", model.Profile),
+    "ceiling": ("[ceiling]", confining.Ceiling),
+    "profiles": ("[profiles.NAME]", confining.Profile),
     "callers": ("[[callers]]", model.Caller),
+    "tools": ("[tools]", deciding.Tools),
+    "autonomy": ("[autonomy]", deciding.Autonomy),
+    "roles": ("[roles.NAME]", deciding.Role),
+    "contexts": ("[[contexts]]", deciding.Context),
+    "rules": ("[[rules]]", deciding.Rule),
+    "rates": ("[[rates]]", metering.Rate),
+    "budgets": ("[[budgets]]", metering.Budget),
+    "breaker": ("[breaker]", metering.Breaker),
+    "concurrency": ("[concurrency]", metering.Concurrency),
+    "approvals": ("[approvals]", deciding.Approvals),
+    "tests": ("[[tests]]", deciding.Test),
 }
 
 HEAD = """\
@@ -84,9 +95,11 @@ and the directories above them belong to root and are writable by nobody else; s
 file has at most 1 MiB. Anything wrong refuses the whole policy, and every finding is reported at once with file,
 line, key, what was expected and the nearest name. A key that this page does not have is an error.
 
-A drop-in may add callers, add profiles, or declare a profile again. Declared again, a profile is replaced as a
-whole, and must be no wider in any respect than the one it replaces. Every profile is within `[ceiling]`. So no
-order and no number of files grants more than policy.toml meant to.
+A drop-in may have profiles, callers, contexts, rules, rates, budgets and tests; every other table is of the whole
+service and stands in policy.toml alone. A profile that is declared again is replaced as a whole, and must be no wider
+in any respect than the one it replaces. Every profile is within `[ceiling]`, and so is every caller of a drop-in;
+contexts, rules, rates and budgets only ever take away. So no order and no number of files grants more than
+policy.toml meant to.
 
 Units: bytes are integers or `"512K"`, `"512M"`, `"1G"`, `"1T"` (powers of 1024); times are `"500ms"`, `"60s"`, `"5m"`,
 `"1h"`; CPU is in percent of one CPU, `"80%"`. Paths are absolute and normalised, or start with `$WORKSPACE`, which

@@ -287,9 +287,6 @@ _SEVERAL: dict[str, type[Any]] = {
 def from_json(data: bytes | dict[str, Any]) -> Snapshot:
     """The snapshot of to_json(). Raises KeyError or TypeError when it is not one."""
     raw: dict[str, Any] = json.loads(data) if isinstance(data, bytes) else data
-    return Snapshot(
-        profiles=tuple(profile_from_json(p) for p in raw["profiles"]),
-        files=_tuples(raw["files"]),
-        **{name: _made(cls, raw[name]) for name, cls in _SINGLE.items()},
-        **{name: tuple(_made(cls, one) for one in raw[name]) for name, cls in _SEVERAL.items()},
-    )
+    found: dict[str, Any] = {name: _made(cls, raw[name]) for name, cls in _SINGLE.items()}
+    found |= {name: tuple(_made(cls, one) for one in raw[name]) for name, cls in _SEVERAL.items()}
+    return Snapshot(profiles=tuple(profile_from_json(p) for p in raw["profiles"]), files=_tuples(raw["files"]), **found)

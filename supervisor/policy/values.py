@@ -1,11 +1,11 @@
-"""The types of the fields of deciding.py, and the words that they are made of. Used by deciding.py and lint alone."""
+"""The types of the fields that decisions are made by: patterns, labels, spans, permissions. Used as fields.py is."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import zoneinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from supervisor.policy import units
 from supervisor.policy.fields import close, named, refuse, shown
@@ -43,7 +43,7 @@ def patterns(value: object, also: Iterable[str] = ()) -> tuple[tuple[str, tuple[
         raise refuse(f"{shown(value)} is not a table of patterns", 'such as { channel = ["discord", "irc-*"] }')
     found = []
     for name, given in value.items():
-        each = _texts([given] if type(given) in (str, int) and type(given) is str else given, "a list of patterns", 64)
+        each = _texts([given] if type(given) is str else given, "a list of patterns", 64)
         if not each or any(len(p) > 256 or _CONTROL.search(p) for p in each):
             raise refuse(f"{name}: {shown(given)}", "at least one pattern of printable characters")
         found.append((label_name(name, also), tuple(each)))

@@ -10,6 +10,7 @@ from supervisor.policy.snapshot import Role
 if TYPE_CHECKING:
     from supervisor.policy.snapshot import Caller, Snapshot
 
+MAX_SCRIPT = 64 * 1024  # bytes that are parsed at most
 TOOLS = ("shell", "file", "browser")
 TOOL_POLICIES = ("enabled", "whitelist", "restrictive")
 SCOPES = ("caller", "agent", "user", "channel", "tool")
@@ -39,16 +40,16 @@ RISKS = {
 # than one command, each of them is a grant of everything (lesson 6). Names without version: python3.11 is python.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish", "csh", "tcsh", "busybox", "rbash", "yash")
 INTERPRETERS = (
-    "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish", "expect",
-    "awk", "gawk", "mawk", "nawk", "guile", "racket", "sbcl", "clisp", "ghci", "runghc", "julia", "Rscript", "R",
-    "octave", "groovy", "scala", "jshell", "erl", "escript", "elixir", "iex", "osascript", "pwsh", "emacs", "vim", "vi",
-    "gdb", "make", "java", "irb", "ipython", "sqlite3", "ed", "nvim", "ocaml", "swipl", "m4",
+    "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish",
+    "expect", "awk", "gawk", "mawk", "nawk", "guile", "racket", "sbcl", "clisp", "ghci", "runghc", "julia", "Rscript",
+    "R", "octave", "groovy", "scala", "jshell", "erl", "escript", "elixir", "iex", "osascript", "pwsh", "emacs", "vim",
+    "vi", "gdb", "make", "java", "irb", "ipython", "sqlite3", "ed", "nvim", "ocaml", "swipl", "m4",
 )  # fmt: skip
 # Programs that start the program that their arguments name.
 WRAPPERS = (
     "env", "nice", "nohup", "setsid", "timeout", "stdbuf", "xargs", "find", "sudo", "doas", "su", "chroot", "unshare",
-    "nsenter", "taskset", "ionice", "chrt", "time", "watch", "flock", "parallel", "script", "strace", "ltrace", "setarch",
-    "runuser", "setpriv", "prlimit", "systemd-run", "ssh", "git", "tar", "rsync",
+    "nsenter", "taskset", "ionice", "chrt", "time", "watch", "flock", "parallel", "script", "strace", "ltrace",
+    "setarch", "runuser", "setpriv", "prlimit", "systemd-run", "ssh", "git", "tar", "rsync",
 )  # fmt: skip
 
 _VERSION = re.compile(r"-?[0-9][0-9.]*[a-z]?$")

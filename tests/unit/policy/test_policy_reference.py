@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor.policy import units
-from supervisor.policy.model import CEILING_LIMITS, Limits, Profile
+from supervisor.policy.confining import CEILING_LIMITS, Limits, Profile
 from supervisor.policy.reference import PAGE as EXAMPLE
 from supervisor.policy.reference import keys, page
 from supervisor.policy.snapshot import Limits as CompiledLimits
@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs" / "policy.md"
 PROBES = {
     *("read_outside", "write_outside", "exec_outside", "network", "memory", "cpu", "processes", "files", "output"),
     *("disk", "tmp", "timeout", "idle_timeout", "required", "env", "shell", "workspace_owner", "ceiling", "admission"),
-    "service",
+    *("service", "readonly", "allowed_commands", "decision", "meters", "approvals", "tests"),
 }
 
 
