@@ -65,6 +65,7 @@ class Caller:
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name or "*", patterns of the value) that it may state
     must_state: tuple[str, ...] = ()  # labels without which its requests are refused
     may_request: tuple[str, ...] = ()  # roles that it may ask for, for a time
+    name: str = ""  # the user or group as policy writes it
 
 
 @dataclass(frozen=True, slots=True)
