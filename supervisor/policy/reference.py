@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from supervisor.policy import confining, model
+from supervisor.policy import confining, deciding, metering, model
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
