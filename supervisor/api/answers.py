@@ -113,6 +113,136 @@ class HealthView(Exact):
     status: Literal["ok"]
 
 
+class ReasonView(Open):
+    """Why a request is asked about."""
+
+    rule: str = Field(description="the key of policy")
+    source: str = Field(description="FILE:LINE")
+    detail: str
+    subject: str = Field(description="what an answer for a whole session would be given for")
+    start: int = Field(description="of the part of the command that it is about, in characters; -1: all of it")
+    end: int
+    blanket: bool = Field(description="whether it can be approved for a whole session")
+
+
+class AnswerView(Exact):
+    """What one person said."""
+
+    uid: int
+    approve: bool
+    note: str
+    time: Moment
+    scope: str | None = None
+    times: int | None = None
+    duration_ms: int | None = None
+
+
+class QuestionView(Exact):
+    """What somebody is asked. A yes is bound to `target`: whatever of it changes does not run on it."""
+
+    id: str
+    kind: Literal["run", "access", "operation"]
+    state: Literal["pending", "approved", "denied", "expired", "cancelled"]
+    asker: dict[str, Any] = Field(description="uid, pid and unit, as the kernel named who asks")
+    labels: dict[str, str]
+    session: str | None
+    what: dict[str, Any] = Field(description="exactly what would be done")
+    reasons: list[ReasonView]
+    target: str = Field(description="SHA-256 over everything that an answer is bound to")
+    policy_digest: str
+    created: Moment
+    expires: Moment
+    ended: Moment | None
+    needed: int = Field(description="how many different people have to say yes")
+    answers: list[AnswerView]
+
+
+class QuestionList(Exact):
+    approvals: list[QuestionView]
+
+
+class GrantView(Exact):
+    """A yes that holds, or held."""
+
+    id: str
+    question: str
+    kind: Literal["run", "access", "operation"]
+    scope: str = Field(description="target, session or role")
+    uid: int = Field(description="of its owner, who asked")
+    unit: str
+    target: str
+    session: str | None
+    subjects: list[str]
+    role: str | None
+    policy_digest: str
+    by: list[int] = Field(description="the uids of those who said yes")
+    created: Moment
+    until: Moment
+    uses: int | None = Field(description="how often in all; null: any number of times until then")
+    used: int
+    left: int | None
+    last_used: Moment | None
+    ended: str | None = Field(description="used_up, expired, revoked, stale or session_ended; null: it holds")
+    ended_at: Moment | None
+
+
+class GrantList(Exact):
+    grants: list[GrantView]
+
+
+class ToolView(Open):
+    """Whether one tool may be used, and the rule behind the answer."""
+
+    tool: str
+    allowed: bool
+    rule: str
+    source: str
+    reason: str
+
+
+class ToolList(Exact):
+    tools: list[ToolView]
+
+
+class StepView(Exact):
+    """One rule that took part in a decision."""
+
+    rule: str
+    source: str = Field(description="FILE:LINE")
+    effect: Literal["allow", "deny", "ask", "limit", "narrow", "note"]
+    detail: str
+
+
+class Explanation(Open):
+    """A decision that was not carried out, with every rule that took part."""
+
+    verdict: Literal["allow", "ask", "deny", "limit"]
+    steps: list[StepView]
+    change: str | None = Field(description="the smallest change of policy, TOML, that would allow just this")
+    reasons: list[ReasonView] | None = Field(default=None, description="why it would be asked about")
+    problem: dict[str, Any] | None = Field(default=None, description="why it would be refused: a Problem")
+
+
+class UnusedList(Exact):
+    days: int
+    rules: list[Open]
+
+
+class BreakerList(Exact):
+    breakers: list[Open]
+
+
+class QueueList(Exact):
+    queue: list[Open]
+
+
+class KeyView(Exact):
+    """The secret of one-time codes: for an authenticator app, shown this once."""
+
+    uri: str = Field(description="otpauth:// as QR codes carry it")
+    secret: str = Field(description="the same in base32")
+
+
 class Finding(BaseModel):
     """One thing wrong with a body."""
 
@@ -137,4 +267,6 @@ class Problem(Open):
     layer: str | None = None
     allowed: str | None = None
     hint: str | None = None
+    approval: str | None = Field(default=None, description="with the status 202: the question that was asked")
+    expires: Moment | None = Field(default=None, description="until when it can be answered")
     findings: list[Finding] | None = None

@@ -28,10 +28,11 @@ class Call:
     http: web.BaseRequest
     peer: Peer
     request_id: str
-    id: str  # the {id} of the path, "" where there is none
+    id: str  # the {id} or {name} of the path, "" where there is none
     body: Any
     query: Any
     once: Callable[[Callable[[], Coroutine[Any, Any, Answer]]], Awaitable[Answer]] | None = None
+    code: str | None = None  # of the header X-Stockade-Code: a one-time code, never logged
 
     @property
     def streams(self) -> bool:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from supervisor.api import openapi, stream, views
 from supervisor.api.call import Answer, answer
+from supervisor.api.ending import to_the_end
 from supervisor.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from supervisor.api.call import Call
+    from supervisor.api.stream import Notice
     from supervisor.runs.model import Run, RunRequest
 
 Response = Answer | web.StreamResponse
-T = TypeVar("T")
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
@@ -34,20 +34,20 @@ async def post_shell(call: Call) -> Response:
 
 
 async def _start(call: Call, request: RunRequest) -> Response:
+    request = replace(request, code=call.code)
     if request.dry_run:
-        return answer(call.supervisor.dry_run(call.peer, request))
+        return answer(await call.supervisor.dry_run(call.peer, request))
     if request.stdin_stream and not (request.background or call.streams):
         raise InvalidRequest(
             "stdin_stream: nobody would learn the run's id before it has ended",
             field="stdin_stream",
             hint='set "background", or ask for frames with "Accept: application/x-ndjson"',
         )
-    run = await begin(call, request)
-    if call.streams or request.background:  # naming a run acknowledges it, and what is acknowledged survives kill -9
-        await call.supervisor.recorded(run)
     if call.streams:
-        return await stream.frames(call, run, {}, owner=not request.background)
+        return await stream.begun(call, lambda notice: begin(call, request, notice), owner=not request.background)
+    run = await begin(call, request, None)
     if request.background:
+        await call.supervisor.recorded(run)  # naming a run acknowledges it, and what is acknowledged survives kill -9
         return answer(views.run(run), 202, Location=f"/v1/runs/{run.id}")
     try:
         await call.supervisor.wait(run)
@@ -58,13 +58,16 @@ async def _start(call: Call, request: RunRequest) -> Response:
     return answer(views.run(run))
 
 
-async def begin(call: Call, request: RunRequest) -> Run:
-    """Start a run, or with an idempotency key find the one that was started with it."""
+async def begin(call: Call, request: RunRequest, notice: Notice | None) -> Run:
+    """Start a run, or with an idempotency key find the one that was started with it.
+
+    `notice` is called with what happens before the start: a question that is asked, a place in the queue.
+    """
     if call.once is None:
-        return await call.supervisor.start(call.peer, request, call.request_id)
+        return await call.supervisor.start(call.peer, request, call.request_id, notice)
 
     async def make() -> Answer:
-        return answer((await call.supervisor.start(call.peer, request, call.request_id)).id)
+        return answer((await call.supervisor.start(call.peer, request, call.request_id, notice)).id)
 
     started = await call.once(make)
     return call.supervisor.run(call.peer, json.loads(started.body))
@@ -150,20 +153,6 @@ async def close_session(call: Call) -> Response:
     return answer(views.session(session))
 
 
-_begun: set[asyncio.Task[Any]] = set()  # the loop itself only holds weak references to tasks
-
-
-async def _to_the_end(order: Coroutine[Any, Any, T]) -> T:
-    """The result of an order that concerns everybody: once begun it is carried out though its client be gone.
-
-    Half a reload would leave main and launcher with different policies, half a stop would not outlive a restart.
-    """
-    task = asyncio.create_task(order)
-    _begun.add(task)
-    task.add_done_callback(_begun.discard)
-    return await asyncio.shield(task)
-
-
 # --- the service ----------------------------------------------------------------------------------------------
 
 
@@ -180,15 +169,15 @@ async def get_policy(call: Call) -> Response:
 
 
 async def reload_policy(call: Call) -> Response:
-    return answer(await _to_the_end(call.supervisor.reload(call.peer)))
+    return answer(await to_the_end(call.supervisor.reload(call.peer, call.code)))
 
 
 async def stop(call: Call) -> Response:
-    return answer(await _to_the_end(call.supervisor.stop(call.peer, call.body.reason)))
+    return answer(await to_the_end(call.supervisor.stop(call.peer, call.body.reason, call.code)))
 
 
 async def resume(call: Call) -> Response:
-    return answer(await _to_the_end(call.supervisor.resume(call.peer)))
+    return answer(await to_the_end(call.supervisor.resume(call.peer, call.code)))
 
 
 async def get_events(call: Call) -> Response:

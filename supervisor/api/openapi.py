@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from supervisor import __version__
+from supervisor.api import answers
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,13 +25,13 @@ _HEADERS = {"X-Request-Id": {"description": "ties the answer to log and audit", 
 _STATUS = {
     200: "Done",
     201: "Made",
-    202: "Accepted, not finished yet",
+    202: "Accepted, not finished yet; as a problem: it waits for an approval",
 }
 # What can go wrong at all. The class of the error is in the problem's `code`.
 _PROBLEMS = {
     "400": "not HTTP, not UTF-8 or not JSON",
-    "403": "policy says no, or the caller may only see itself",
-    "404": "no such run, session or route",
+    "403": "policy or a person says no, a one-time code is missing, or the caller may only see itself",
+    "404": "no such run, session, question, grant or route",
     "408": "the body did not arrive in time",
     "409": "not possible in this state, or the idempotency key was used for another request",
     "413": "over a size bound",
@@ -45,7 +46,6 @@ _PROBLEMS = {
 
 def build() -> dict[str, Any]:
     """The document as Python values."""
-    from supervisor.api.answers import Problem
     from supervisor.api.routes import ROUTES
 
     paths: dict[str, Any] = {}
@@ -62,12 +62,12 @@ def build() -> dict[str, Any]:
         "servers": [{"url": "http://localhost", "description": "over the socket /run/stockade/api.sock"}],
         "paths": paths,
         "components": {
-            "schemas": _schemas([*ROUTES], Problem),
+            "schemas": _schemas([*ROUTES], answers.Problem),
             "responses": {
                 "Problem": {
                     "description": "An error (RFC 9457)",
                     "headers": _HEADERS,
-                    "content": {"application/problem+json": {"schema": {"$ref": _ref(Problem)}}},
+                    "content": {"application/problem+json": {"schema": {"$ref": _ref(answers.Problem)}}},
                 }
             },
         },
@@ -94,7 +94,9 @@ def _ref(model: type[BaseModel]) -> str:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    about = [f"Least role: {route.role}."]
+    about = [f"Permission: {route.permission}." if route.permission != "anyone" else "Open to anyone."]
+    if route.asks:
+        about.append("Answers a problem with status 202 where somebody has to approve it first.")
     if route.inside:
         about.append("The only route that is open to a process inside one of Stockade's own sessions.")
     operation: dict[str, Any] = {
@@ -103,7 +105,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "description": " ".join(about),
         "tags": [route.path.split("/")[2] if route.path.startswith("/v1/") else "service"],
         "responses": {
-            **{str(s): _response(route, s) for s in route.statuses},
+            **{str(s): _response(route, s) for s in sorted({*route.statuses, *([202] if route.asks else [])})},
             **{status: {"$ref": "#/components/responses/Problem"} for status in _problems(route)},
         },
     }
@@ -127,19 +129,21 @@ def _problems(route: Route) -> list[str]:
 
 def _response(route: Route, status: int) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    if route.answer is not None:
+    if status == 202 and route.asks:
+        content["application/problem+json"] = {"schema": {"$ref": _ref(answers.Problem)}}
+    if route.answer is not None and status in route.statuses:
         shapes = [{"$ref": _ref(model)} for model in (route.answer, route.dry) if model is not None]
         content["application/json"] = {"schema": shapes[0] if len(shapes) == 1 else {"anyOf": shapes}}
-    for kind in route.also:
+    for kind in route.also if status in route.statuses else ():
         content[kind] = {}
     return {"description": _STATUS[status], "headers": _HEADERS, "content": content}
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if "{id}" in route.path:
-        pattern = f"^{route.thing[:3]}-[0-9a-z]{{8,32}}$"
-        found.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": pattern}})
+    if route.place is not None:
+        schema = {"type": "string", "pattern": route.place.pattern}
+        found.append({"name": route.place.name, "in": "path", "required": True, "schema": schema})
     properties = route.query.model_json_schema().get("properties", {})
     for name, schema in properties.items():
         found.append({"name": name, "in": "query", "required": False, "schema": _plain(schema)})
@@ -147,6 +151,10 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         schema = {"type": "string", "pattern": "^[!-~]{1,128}$"}
         about = "the same key with the same request is carried out once; kept for an hour"
         found.append({"name": "Idempotency-Key", "in": "header", "description": about, "schema": schema})
+    if route.code:
+        schema = {"type": "string", "pattern": "^[0-9]{6,8}$"}
+        about = "a one-time code (RFC 6238), where the caller's role takes one"
+        found.append({"name": "X-Stockade-Code", "in": "header", "description": about, "schema": schema})
     return found
 
 

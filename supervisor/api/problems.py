@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from supervisor.errors import LimitReached, Stopped, Unavailable
+from supervisor.api import views
+from supervisor.errors import ApprovalRequired, LimitReached, Stopped, Unavailable
 
 if TYPE_CHECKING:
     from supervisor.errors import StockadeError
@@ -22,18 +23,26 @@ def new_request_id() -> str:
 
 
 def headers(error: StockadeError, request_id: str) -> dict[str, str]:
-    """The header fields that go with an error. `extra["retry_after"]` is in seconds, `extra["allow"]` a list."""
+    """The header fields that go with an error.
+
+    `extra["retry_after"]` is in seconds, `extra["allow"]` a list, `extra["approval"]` the id of the question asked.
+    """
     found = {"X-Request-Id": request_id}
     if isinstance(error, (LimitReached, Stopped, Unavailable)) and error.retry == "later":
         found["Retry-After"] = str(max(1, int(error.extra.get("retry_after", RETRY_AFTER_SECONDS))))
     if "allow" in error.extra:
         found["Allow"] = ", ".join(error.extra["allow"])
+    if isinstance(error, ApprovalRequired) and "approval" in error.extra:
+        found["Location"] = f"/v1/approvals/{error.extra['approval']}"
     return found
 
 
 def members(error: StockadeError, request_id: str) -> dict[str, Any]:
     """The problem document of an error; `instance` ties it to the logs."""
-    return {**error.as_dict(), "instance": f"urn:stockade:request:{request_id}"}
+    found = {**error.as_dict(), "instance": f"urn:stockade:request:{request_id}"}
+    if isinstance(found.get("expires"), (int, float)):
+        found["expires"] = views.moment(found["expires"])
+    return found
 
 
 def response(error: StockadeError, request_id: str) -> web.Response:

@@ -98,8 +98,8 @@ def page() -> str:
 
 
 def _table() -> str:
-    rows = [f"| `{r.method} {r.path}` | {r.summary} | {r.role} |" for r in ROUTES]
-    return "\n".join(["## Routes\n", "| route | what it does | least role |", "|---|---|---|", *rows, ""])
+    rows = [f"| `{r.method} {r.path}` | {r.summary} | {r.permission} |" for r in ROUTES]
+    return "\n".join(["## Routes\n", "| route | what it does | permission |", "|---|---|---|", *rows, ""])
 
 
 def _section(route: Route, document: dict[str, Any]) -> str:

@@ -16,8 +16,10 @@ from supervisor.api.values import (
     Base64,
     Bytes,
     Count,
+    Days,
     EnvName,
     Flag,
+    Key,
     Label,
     LabelName,
     Length,
@@ -25,12 +27,14 @@ from supervisor.api.values import (
     Offset,
     Path,
     Percent,
+    Purpose,
     Reason,
     Rows,
     SessionId,
     Signal,
     Text,
     Time,
+    Times,
 )
 from supervisor.policy import units
 from supervisor.runs.model import RunRequest, SessionRequest
@@ -108,6 +112,7 @@ class ShellBody(Request):
     labels: Annotated[dict[LabelName, Label], Field(max_length=32, default_factory=dict)]
     background: bool = False
     dry_run: bool = False
+    wait_approval: Time | None = None
 
     @model_validator(mode="after")
     def _said_once(self) -> Self:
@@ -140,6 +145,7 @@ class ShellBody(Request):
             labels=dict(self.labels),
             background=self.background,
             dry_run=self.dry_run,
+            wait_approval_ms=self.wait_approval or 0,
         )
 
 
@@ -148,7 +154,7 @@ class RunBody(ShellBody):
 
     model_config = ConfigDict(json_schema_extra={"allOf": [{"oneOf": _ONE_COMMAND}, {"oneOf": _ONE_PLACE}]})
 
-    tool: Literal["shell"] = "shell"
+    tool: Literal["shell", "file", "browser"] = "shell"
     workspace: AbsolutePath | None = None
     session: SessionId | None = None
     profile: Name | None = None
@@ -171,6 +177,58 @@ class StopBody(Request):
     """Why everything has to end; goes into the audit log."""
 
     reason: Reason = ""
+
+
+_SCOPES: list[Any] = [
+    {
+        "required": ["scope", "times"],
+        "properties": {"scope": {"const": "times"}, "times": {"type": "integer"}},
+    },
+    {
+        "required": ["scope", "duration"],
+        "properties": {"scope": {"const": "until"}, "duration": {"type": "string"}, "times": {"type": "null"}},
+    },
+    {"properties": {"scope": {"enum": ["once", "session", "target"]}, "times": {"type": "null"}}},
+]
+
+
+class ApproveBody(Request):
+    """What a yes is good for. `duration` shortens any scope; policy says how long an answer without it holds."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": _SCOPES})
+
+    scope: Literal["once", "times", "until", "session", "target"] = "once"
+    times: Times | None = None
+    duration: Time | None = None
+    note: Reason = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.times is not None) != (self.scope == "times"):
+            raise _refuse("times", 'goes with the scope "times", which needs it')
+        if self.duration is None and self.scope == "until":
+            raise _refuse("duration", 'the scope "until" needs it')
+        return self
+
+
+class DenyBody(Request):
+    """Why not, for whoever asked."""
+
+    note: Reason = ""
+
+
+class AccessBody(Request):
+    """A role for a time, by the name that policy gives it."""
+
+    role: Name
+    duration: Time
+    reason: Purpose
+
+
+class BreakerBody(Request):
+    """Whose breaker, by the key that GET /v1/breakers lists."""
+
+    key: Key
 
 
 class EmptyBody(Request):
@@ -198,6 +256,15 @@ class StdinQuery(Request):
 
 class WaitQuery(Request):
     timeout: Time | None = None
+
+
+class ApprovalsQuery(Request):
+    state: Literal["pending", "approved", "denied", "expired", "cancelled", "all"] = "pending"
+    limit: Rows = 100
+
+
+class UnusedQuery(Request):
+    days: Days = 90
 
 
 class NoQuery(Request):

@@ -18,6 +18,7 @@ from supervisor.errors import (
     CallerUnknown,
     HeadersTooLarge,
     Internal,
+    InvalidRequest,
     Malformed,
     RequestTimeout,
     SelfViewOnly,
@@ -38,6 +39,7 @@ BODY_SECONDS = 30.0
 STOP_SECONDS = 5.0  # for requests in flight when the server stops
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
+_CODE = re.compile(r"[0-9]{6,8}", re.ASCII)
 log = logging.getLogger("stockade.api")
 
 
@@ -131,7 +133,7 @@ class Api:
         body = None
         if route.body is not None:
             body = _typed(route.body, http, data, optional=route.body_optional)
-        call = Call(self._supervisor, http, client.peer, request_id, name, body, query)
+        call = Call(self._supervisor, http, client.peer, request_id, name, body, query, code=_code(http))
         key = http.headers.get("Idempotency-Key")
         if key is None or not route.acts:
             return await route.handler(call)
@@ -141,6 +143,14 @@ class Api:
             call.once = once  # a stream cannot be kept: only its start is done once, see handlers.begin()
             return await route.handler(call)
         return await once(lambda: cast("Coroutine[Any, Any, Answer]", route.handler(call)))
+
+
+def _code(http: web.BaseRequest) -> str | None:
+    """The one-time code (RFC 6238) that came with a request. Raises InvalidRequest, without repeating it."""
+    given = http.headers.get("X-Stockade-Code")
+    if given is not None and _CODE.fullmatch(given) is None:
+        raise InvalidRequest("X-Stockade-Code is no one-time code", field="X-Stockade-Code", allowed="6 to 8 digits")
+    return given
 
 
 def _typed(model: type[schema.Request], http: web.BaseRequest, data: bytes, *, optional: bool) -> schema.Request:

@@ -2,6 +2,8 @@
 
 Frames, one JSON object a line:
 
+    {"type": "approval", "approval": {…}}                  somebody is asked first; for as long as the request waits
+    {"type": "queued", "position": 3}                      it waits for a place; again whenever the position changes
     {"type": "started", "run": {…}}
     {"type": "stdout", "offset": 0, "data": "…"}          or "data_base64" where the bytes are not UTF-8
     {"type": "stderr", "offset": 0, "data": "…"}
@@ -18,6 +20,7 @@ import asyncio
 import base64
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -27,13 +30,14 @@ from supervisor.api.call import NDJSON
 from supervisor.errors import Conflict, StockadeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Coroutine
 
     from supervisor.api.call import Call
     from supervisor.runs.bus import Event
     from supervisor.runs.model import Run
 
 T = TypeVar("T")
+Notice = Callable[[dict[str, Any]], None]
 
 HEARTBEAT_SECONDS = 15.0
 _STREAMS = ("stdout", "stderr")
@@ -109,10 +113,78 @@ async def open_stream(call: Call, content_type: str) -> web.StreamResponse:
     return response
 
 
-async def frames(call: Call, run: Run, offsets: dict[str, int], *, owner: bool) -> web.StreamResponse:
+class _Early:
+    """Sends what start() has to say before a run begins, from a task of its own that only exists if there is any."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._sender: asyncio.Task[web.StreamResponse] | None = None
+
+    def notice(self, frame: dict[str, Any]) -> None:
+        """Send a frame; the question of one of the type approval is a Question of approvals/."""
+        if frame["type"] == "approval":
+            frame = {**frame, "approval": views.question(frame["approval"])}
+        self._frames.put_nowait(frame)
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
+
+    async def _send(self) -> web.StreamResponse:
+        response = await open_stream(self._call, NDJSON)
+        async for frame in with_silence(self._until_over(), HEARTBEAT_SECONDS):
+            await _send(response, frame or {"type": "heartbeat"})
+        return response
+
+    async def _until_over(self) -> AsyncIterator[dict[str, Any]]:
+        while (frame := await self._frames.get()) is not None:
+            yield frame
+
+    async def over(self) -> web.StreamResponse | None:
+        """Everything is sent: the response that was opened for it, None when nothing was to be said."""
+        if self._sender is None:
+            return None
+        self._frames.put_nowait(None)
+        return await self._sender
+
+    async def close(self) -> None:
+        if self._sender is not None and not self._sender.done():
+            self._sender.cancel()
+            await asyncio.wait({self._sender})
+
+
+async def begun(call: Call, start: Callable[[Notice], Awaitable[Run]], *, owner: bool) -> web.StreamResponse:
+    """Start a run and stream it. What is to be said before its start are the first frames.
+
+    Without any, an error of the start is raised, so that it has a status of its own; after one it is the last frame.
+    """
+    early = _Early(call)
+    run: Run | None = None
+    try:
+        run = await start(early.notice)
+        response = await early.over()
+        await call.supervisor.recorded(run)  # naming a run acknowledges it: it has to survive kill -9
+    except StockadeError as e:
+        response = await early.over()
+        if response is None:
+            raise
+        await _send(response, {"type": "error", "problem": problems.members(e, call.request_id)})
+        await response.write_eof()
+        return response
+    except (asyncio.CancelledError, ConnectionError):
+        if owner and run is not None:
+            call.supervisor.abandon(run)
+        raise
+    finally:
+        await early.close()
+    return await frames(call, run, {}, owner=owner, response=response)
+
+
+async def frames(
+    call: Call, run: Run, offsets: dict[str, int], *, owner: bool, response: web.StreamResponse | None = None
+) -> web.StreamResponse:
     """Stream a run from `offsets` until it is finished. `owner`: the run ends when this client is gone."""
     try:
-        response = await open_stream(call, NDJSON)
+        response = response if response is not None else await open_stream(call, NDJSON)
         await _send(response, {"type": "started", "run": views.run(run, output=False)})
         async for frame in _output(run, offsets):
             await _send(response, frame)

@@ -20,6 +20,7 @@ NO_NUL: Final = r"^[^\x00]*$"
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 LABEL: Final = r"^[a-z][a-z0-9_.-]{0,63}$"
 SESSION: Final = r"^ses-[0-9a-z]{8,32}$"
+KEY: Final = r"^[^\x00-\x1f\x7f-\x9f]{1,256}$"
 
 
 def _no_nul(text: str) -> str:
@@ -94,6 +95,10 @@ LabelName = Annotated[str, Field(pattern=LABEL)]
 Path = Annotated[str, Field(max_length=4095, json_schema_extra={"pattern": NO_NUL, "minLength": 1})]
 AbsolutePath = Annotated[str, Field(max_length=4095, json_schema_extra={"pattern": r"^/[^\x00]*$"})]
 Reason = Annotated[str, AfterValidator(_no_nul), Field(max_length=1024, json_schema_extra={"pattern": NO_NUL})]
+Purpose = Annotated[
+    str, AfterValidator(_no_nul), Field(min_length=1, max_length=1024, json_schema_extra={"pattern": NO_NUL})
+]
+Key = Annotated[str, Field(pattern=KEY)]
 Name = Annotated[str, Field(pattern=NAME)]
 SessionId = Annotated[str, Field(pattern=SESSION)]
 Base64 = Annotated[str, AfterValidator(_base64), Field(json_schema_extra={"contentEncoding": "base64"})]
@@ -102,6 +107,12 @@ Base64 = Annotated[str, AfterValidator(_base64), Field(json_schema_extra={"conte
 Bytes = Annotated[int, BeforeValidator(_read("bytes")), _quantity_schema("bytes")]
 Percent = Annotated[int, BeforeValidator(_read("percent")), _quantity_schema("percent")]
 Count = Annotated[int, BeforeValidator(_read("count")), _quantity_schema("count")]
+Times = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=1, le=1_000_000),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
+]
 Time = Annotated[int, BeforeValidator(_read("time")), _quantity_schema("time")]
 
 Signal = Annotated[
@@ -142,5 +153,6 @@ def _natural_schema(low: int, high: int) -> WithJsonSchema:
 
 Offset = Annotated[int, BeforeValidator(_natural), _natural_schema(0, 10**15 - 1)]
 Length = Annotated[int, BeforeValidator(_natural), Field(ge=1, le=16 << 20), _natural_schema(1, 16 << 20)]
+Days = Annotated[int, BeforeValidator(_natural), Field(ge=1, le=3660), _natural_schema(1, 3660)]
 Rows = Annotated[int, BeforeValidator(_natural), Field(ge=1, le=1000), _natural_schema(1, 1000)]
 Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"enum": ["true", "false", "1", "0", ""]})]

@@ -1,4 +1,4 @@
-"""Runs and sessions as the JSON that the API answers. Put together by hand: this is the hot path."""
+"""Runs, sessions, questions and grants as the JSON that the API answers. By hand: runs are the hot path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from supervisor.approvals.model import Answer, Grant, Question
     from supervisor.runs.model import Run, Session
 
 HEAD_TAIL_BYTES = 64 << 10  # of each stream in an answer; what is longer is cut to its head and tail
@@ -89,4 +90,59 @@ def session(found: Session) -> dict[str, Any]:
         "live_runs": sorted(found.live_runs),
         "ended_cause": found.ended_cause,
         "receipt": found.receipt,
+    }
+
+
+def question(found: Question) -> dict[str, Any]:
+    """A question with everything that a person needs to answer it."""
+    seen = found.to_json()
+    return {
+        "id": found.id,
+        "kind": found.kind,
+        "state": found.state,
+        "asker": found.asker,
+        "labels": found.labels,
+        "session": found.session,
+        "what": seen["what"],
+        "reasons": seen["reasons"],
+        "target": found.target,
+        "policy_digest": found.policy_digest,
+        "created": moment(found.created),
+        "expires": moment(found.expires),
+        "ended": moment(found.ended),
+        "needed": found.needed,
+        "answers": [_answer(a) for a in found.answers],
+    }
+
+
+def _answer(found: Answer) -> dict[str, Any]:
+    seen: dict[str, Any] = {"uid": found.uid, "approve": found.approve, "note": found.note, "time": moment(found.time)}
+    if found.approve:
+        seen |= {"scope": found.scope, "times": found.times, "duration_ms": found.duration_ms}
+    return seen
+
+
+def grant(found: Grant) -> dict[str, Any]:
+    """A yes that holds, or held."""
+    return {
+        "id": found.id,
+        "question": found.question,
+        "kind": found.kind,
+        "scope": found.scope,
+        "uid": found.uid,
+        "unit": found.unit,
+        "target": found.target,
+        "session": found.session,
+        "subjects": list(found.subjects),
+        "role": found.role,
+        "policy_digest": found.policy_digest,
+        "by": list(found.by),
+        "created": moment(found.created),
+        "until": moment(found.until),
+        "uses": found.uses,
+        "used": found.used,
+        "left": found.left,
+        "last_used": moment(found.last_used),
+        "ended": found.ended,
+        "ended_at": moment(found.ended_at),
     }

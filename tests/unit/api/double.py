@@ -17,19 +17,30 @@ from supervisor.runs.input import Input
 from supervisor.runs.model import Peer, Run, RunRequest, Session, SessionRequest
 from supervisor.runs.output import Output
 from supervisor.runs.registry import new_id
+from tests.unit.api.desk import DeskDouble
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SYSTEM_ENV = {"PATH": "/usr/bin:/bin"}
 
 
 class Double:
-    """The part of Supervisor's face that api/ uses. `refuse` is raised by the next start()."""
+    """The part of Supervisor's face that api/ uses.
+
+    `refuse` is raised by the next start(), after what `notices` has for its client, and after `hold`.
+    """
 
     def __init__(self, spool: Path) -> None:
         self.bus = Bus()
+        self.desk = DeskDouble()
         self.refuse: Exception | None = None
+        self.notices: list[dict[str, Any]] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.requests: list[RunRequest] = []
+        self.given_up = asyncio.Event()
         self.starts = 0
         self.started: asyncio.Queue[Run] = asyncio.Queue()
         self.ended: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -60,11 +71,25 @@ class Double:
             raise NotFound(f"there is no session {ident}")
         return self._sessions[ident]
 
-    def dry_run(self, peer: Peer, request: RunRequest) -> dict[str, Any]:
+    async def dry_run(self, peer: Peer, request: RunRequest) -> dict[str, Any]:
         return {"dry_run": True, "decision": {}, "profile": "shell", "limits": request.limits}
 
-    async def start(self, peer: Peer, request: RunRequest, request_id: str) -> Run:
+    async def start(
+        self,
+        peer: Peer,
+        request: RunRequest,
+        request_id: str,
+        notice: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Run:
         self.peers.append(peer)
+        self.requests.append(request)
+        for frame in self.notices if notice is not None else ():
+            notice(frame)  # type: ignore[misc]
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
         if self.refuse is not None:
             refusal, self.refuse = self.refuse, None
             raise refusal
@@ -165,16 +190,20 @@ class Double:
             raise Conflict("this run has no stdin")
         await self._inputs[ident].feed(chunk, eof=eof)
 
-    async def stop(self, peer: Peer, reason: str) -> dict[str, Any]:
+    async def stop(self, peer: Peer, reason: str, code: str | None = None) -> dict[str, Any]:
+        self.desk.asked.append(("stop", code))
         self.stopping.set()
         await self.go_on.wait()
         self.stopped.set()
         return {"stopped": True, "reason": reason}
 
-    async def resume(self, peer: Peer) -> dict[str, Any]:
+    async def resume(self, peer: Peer, code: str | None = None) -> dict[str, Any]:
+        self.desk.asked.append(("resume", code))
         return {"stopped": False}
 
-    async def reload(self, peer: Peer) -> dict[str, Any]:
+    async def reload(self, peer: Peer, code: str | None = None) -> dict[str, Any]:
+        if self.refuse is not None:
+            raise self.refuse
         raise RuntimeError("the double's own bug: secret-detail")
 
     def policy(self, peer: Peer) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ async def test_a_process_inside_gets_its_self_view(api_from_inside: Api) -> None
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.path != "/v1/self"], ids=lambda r: f"{r.method} {r.path}")
 async def test_a_process_inside_gets_nothing_else(api_from_inside: Api, route: object) -> None:
-    path = route.path.replace("{id}", "run-aaaaaaaaaaaa")  # type: ignore[attr-defined]
+    path = re.sub(r"\{\w+\}", "run-aaaaaaaaaaaa", route.path)  # type: ignore[attr-defined]
     status, problem, _ = await api_from_inside.ask(route.method, path)  # type: ignore[attr-defined]
     assert (status, problem["code"], problem["retry"]) == (403, "self_view_only", "never")
 
