@@ -18,9 +18,12 @@ from supervisor.wire.messages import Go, OpenSession
 Event = dict[str, Any]
 
 # What main and the launcher may send, and what only the auditor itself writes.
-SENT_TYPES = ("decision", "outcome", "session", "policy", "service", "security")
+SENT_TYPES = ("decision", "outcome", "session", "policy", "service", "security", "approval")
 EVENT_TYPES = (*SENT_TYPES, "checkpoint")
 VERDICTS = ("allow", "deny", "ask", "limit")
+APPROVAL_ACTIONS = (
+    "asked", "answered", "refused", "expired", "withdrawn", "granted", "used", "revoked", "ended", "enrolled", "code",
+)  # fmt: skip
 LABELS = ("user", "agent", "channel", "device_id", "source_ip")
 
 # Bounds in bytes of ASCII JSON. All together stay well below wire.messages.MAX_MESSAGE.
@@ -236,6 +239,43 @@ def policy(
     )
 
 
+def approval(
+    *,
+    action: str,
+    outcome: str,
+    caller: Mapping[str, Any] | None,
+    reason: str | None = None,
+    session_id: str | None = None,
+    request_id: str | None = None,
+    tool: str | None = None,
+    resource: str | None = None,
+    args: Sequence[str] | str | None = None,
+    policy_digest: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    result: Mapping[str, Any] | None = None,
+) -> Event:
+    """Somebody was asked, answered, or used or lost what was granted; `action` is one of APPROVAL_ACTIONS.
+
+    `caller` is who asked and whom the grant is for; who answered or revoked stands in `result` as `by`. Only main
+    sends it. Raises ValueError when the action is none of them.
+    """
+    return _event(
+        "approval",
+        action=action,
+        outcome=outcome,
+        caller=caller,
+        reason=reason,
+        session_id=session_id,
+        request_id=request_id,
+        tool=tool,
+        resource=resource,
+        args=args,
+        policy_digest=policy_digest,
+        labels=labels,
+        result=result,
+    )
+
+
 def checkpoint(open_runs: Mapping[str, tuple[str | None, int]]) -> Event:
     """Which runs are open before this record, as [run, session_id, seq of the decision]; only the auditor writes it."""
     return {
@@ -262,6 +302,8 @@ def problem(event: Mapping[str, Any]) -> str | None:
         return "allow needs run and fingerprint"
     if kind == "outcome" and None in (event["run"], verdict):
         return "an outcome needs run and cause"
+    if kind == "approval" and event["action"] not in APPROVAL_ACTIONS:
+        return "action: not one of an approval"
     return None
 
 

@@ -30,6 +30,8 @@ class Ledger:
                 return "duplicate: this run has its decision"
             if len(self.open) >= MAX_OPEN:
                 return f"{MAX_OPEN} runs have a decision and no outcome"
+        if kind == "approval" and sender != "main":
+            return "only main records approvals"
         if kind == "outcome":
             if sender != "launcher":
                 return "only the launcher records outcomes"
