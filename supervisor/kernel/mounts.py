@@ -45,8 +45,10 @@ FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 
 # openat2(2)
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 
 
 def open_beneath_root(path: str) -> int:
@@ -54,8 +56,19 @@ def open_beneath_root(path: str) -> int:
 
     Raises OSError: ELOOP when one is, ENOENT, EACCES.
     """
-    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
-    return call("openat2", AT_FDCWD, os.fsencode(path) + b"\0", how, len(how))
+    return _open_path(AT_FDCWD, path, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+
+
+def open_beneath(fd: int, path: str) -> int:
+    """An O_PATH descriptor of what lies at `path` beneath a directory: no symbolic link on the way, and no mount, which
+    a session would not see either. Raises OSError: ELOOP, EXDEV, ENOENT, EACCES.
+    """
+    return _open_path(fd, path, RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+
+
+def _open_path(at: int, path: str, resolve: int) -> int:
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    return call("openat2", at, os.fsencode(path) + b"\0", how, len(how))
 
 
 def clone_tree(fd: int, *, recursive: bool = False) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import signal
 import struct
+from typing import TYPE_CHECKING
 
 from supervisor.kernel.syscalls import call, call_holding_gil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLONE_PIDFD = 0x1000
 CLONE_PARENT = 0x8000
@@ -21,6 +27,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 PR_SET_PDEATHSIG = 1
+PR_GET_DUMPABLE = 3
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
@@ -53,6 +60,7 @@ CAPABILITIES = {
 }
 
 _CAPABILITY_VERSION_3 = 0x20080522
+_NOBODY = 0xFFFFFFFF  # (uid_t) -1
 
 
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
@@ -127,6 +135,30 @@ def lock_down(last: int) -> None:
     prctl(PR_SET_SECUREBITS, SECUREBITS_LOCKED)
     os.setgroups([])
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+@contextlib.contextmanager
+def reading_as(uid: int, gid: int) -> Iterator[None]:
+    """Be another for the file system alone until the end of the block (setfsuid(2)): root's power over files is gone
+    with root's id (capabilities(7)), so nothing opens that this user could not open. Raises OSError(EPERM).
+
+    The kernel also forgets the parent-death signal of the caller, and that it is undumpable; the latter is put back.
+    """
+    dumpable = prctl(PR_GET_DUMPABLE)
+    try:
+        _file_ids(uid, gid)
+        yield
+    finally:
+        _file_ids(os.geteuid(), os.getegid())
+        if dumpable in (0, 1):  # 2 is the host's own wish (fs.suid_dumpable), and cannot be asked for
+            prctl(PR_SET_DUMPABLE, dumpable)
+
+
+def _file_ids(uid: int, gid: int) -> None:
+    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
+        call(name, wanted)
+        if call(name, _NOBODY) != wanted:  # it answers with the id in force, and an id that is none changes nothing
+            raise OSError(errno.EPERM, f"{name} {wanted} did not take effect")
 
 
 def give_up(uid: int, gid: int) -> None:

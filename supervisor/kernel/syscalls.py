@@ -109,6 +109,8 @@ TABLE: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "seccomp": (317, 277),
     "set_mempolicy_home_node": (450, 450),
+    "setfsgid": (123, 152),
+    "setfsuid": (122, 151),
     "setgroups": (116, 159),
     "sethostname": (170, 161),
     "setns": (308, 268),

@@ -33,10 +33,10 @@ def dirtied(pids: list[int]) -> int:
 
 
 class DiskWatch:
-    """Watches the file system of one workspace by a descriptor of its own."""
+    """Watches the file system of one workspace by a descriptor that stays its owner's to close."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = os.dup(fd)
+        self._fd = fd
 
     def mark(self) -> tuple[int, int]:
         """(free bytes, free inodes) now."""
@@ -49,8 +49,3 @@ class DiskWatch:
         if start[1] - inodes > max(_FEWEST_INODES, limit // _BYTES_PER_INODE):
             return True
         return start[0] - free > limit and dirtied(pids()) > limit
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

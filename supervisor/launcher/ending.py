@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from supervisor.launcher import receipt as receipts
+from supervisor.launcher.plan import writes_workspace
 from supervisor.wire.messages import RunEnded
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def session_receipt(session: Session) -> dict[str, Any]:
         "uid": session.identity.uid,
         "workspace": session.profile.workspace_owner,
         "network": session.profile.network,
+        "readonly": not writes_workspace(session.profile),
     }
 
 

@@ -13,13 +13,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from supervisor.audit import events
-from supervisor.errors import Conflict, Denied, StockadeError, Stopped
+from supervisor.errors import Conflict, Denied, NotFound, StockadeError, Stopped
+from supervisor.launcher import held
 from supervisor.launcher import workspace as workspaces
 from supervisor.launcher.outbox import Full, Outbox
 from supervisor.launcher.reload import Reloading
 from supervisor.launcher.runs import Surprise
 from supervisor.launcher.warden import Warden
-from supervisor.policy.narrow import narrow_limits
+from supervisor.policy.narrow import narrow_limits, narrowed, narrowest
+from supervisor.policy.words import may_ever
 from supervisor.wire import framing
 from supervisor.wire import messages as w
 
@@ -59,6 +61,7 @@ class Monitor:
         self._answers: dict[type[w.Message], Callable[[Any, list[int]], None]] = {
             w.Reload: self._reload,
             w.OpenSession: self._open_session,
+            w.Inspect: self._inspect,
             w.StartRun: self._start_run,
             w.EndRun: self._end_run,
             w.SignalRun: self._signal_run,
@@ -165,6 +168,11 @@ class Monitor:
             if profile is None or message.profile not in caller.profiles or message.profile in self.refused:
                 raise Denied(f"profile {message.profile} is not served to this caller", field="profile")
             narrow_limits(profile.limits, message.limits, source=profile.source)
+            # Whatever main says: where policy lets nothing be written, the kernel is told so.
+            level = narrowest(self.snapshot.autonomy.level, caller.autonomy, profile.autonomy)
+            readonly = message.readonly or level == "readonly" or not self.snapshot.tools.file_write_enabled
+            if readonly or message.network:
+                profile = narrowed(profile, readonly=readonly, network=message.network)
             own = (self.layout.etc, self.layout.run, self.layout.state, self.layout.log)
             workspace = workspaces.open_workspace(message.workspace, caller, message.uid, own)
             try:
@@ -189,9 +197,20 @@ class Monitor:
             or (caller.uid is not None and caller.uid == message.uid)
             or (caller.gid is not None and caller.gid in message.gids)
         )
-        if not named or caller.role == "viewer":
+        if not named or not may_ever(self.snapshot, caller, "agent:execute"):
             raise Denied("the caller entry is not this caller's, or may not run anything", source=caller.source)
         return caller
+
+    def _inspect(self, message: w.Inspect, _: list[int]) -> None:
+        session = self.warden.session(message.session)
+        try:
+            if session is None or session.ended or session.place is None:
+                raise NotFound("the session is gone", field="session", hint="open a session")
+            files = [held.inspect(session.place, path) for path in message.paths]
+        except StockadeError as e:
+            self._refuse(message.id, e)
+            return
+        self.to_main.send(w.Inspected(message.id, files))
 
     def _start_run(self, message: w.StartRun, fds: list[int]) -> None:
         self.warden.runs.start(message, fds, stopped=self.state == "stopped")

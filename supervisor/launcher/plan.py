@@ -89,6 +89,11 @@ def bound_paths(profile: Profile) -> list[tuple[str, bool]]:
     return chosen
 
 
+def writes_workspace(profile: Profile) -> bool:
+    """Whether anything of the workspace may be changed; elsewhere its mount is read-only as well."""
+    return any(path.startswith(WORKSPACE) for path in profile.write)
+
+
 def executes(profile: Profile, path: str) -> bool:
     """Whether the profile lets anything at or below `path` be executed; elsewhere mounts are noexec as well."""
     path = "/tmp" if path == "/var/tmp" else path  # noqa: S108

@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.launcher import workspace as workspaces
-from supervisor.launcher.plan import WORKSPACE, Identity, executes
+from supervisor.launcher.disk import DiskWatch
+from supervisor.launcher.plan import WORKSPACE, Identity, executes, writes_workspace
 from supervisor.wire import framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.kernel.cgroup import Group, Tree
-    from supervisor.launcher.disk import DiskWatch
     from supervisor.launcher.loop import Timer
     from supervisor.launcher.smith import Smith
     from supervisor.launcher.workspace import Mappings, Workspace
@@ -113,6 +113,7 @@ class Session:
     group: Group = field(init=False)
     leader: Process = field(init=False)
     workspace: str = ""
+    place: Workspace | None = None  # the workspace by descriptor, and whose it is
     ruleset: int = -1
     missing: list[str] = field(default_factory=list)
     idle: list[Process] = field(default_factory=list)  # children that wait for a run
@@ -156,7 +157,7 @@ class Session:
 
     def adopt(self, ident: str, uid: int, workspace: Workspace) -> None:
         """Give a blank its workspace; the leader answers with the ruleset. Raises LayerMissing or OSError."""
-        writable = any(path.startswith(WORKSPACE) for path in self.profile.write)
+        writable = writes_workspace(self.profile)
         mapped = self.profile.workspace_owner == "mapped"
         tree = workspaces.mount(
             workspace,
@@ -171,6 +172,8 @@ class Session:
         finally:
             os.close(tree)
         self.id, self.uid, self.workspace = ident, uid, workspace.path
+        self.place = workspace.again()
+        self.disk = DiskWatch(self.place.fd)
 
     def adopted(self, ruleset: int) -> None:
         """The leader built the ruleset: every child that waits for it gets it, later ones are born with it."""
@@ -203,8 +206,8 @@ class Session:
         if self.ruleset >= 0:
             os.close(self.ruleset)
             self.ruleset = -1
-        if self.disk is not None:
-            self.disk.close()
+        if self.place is not None:
+            self.place.close()
         return True
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.errors import LayerMissing, LimitReached
 from supervisor.launcher import ending
-from supervisor.launcher.disk import DiskWatch
 from supervisor.launcher.plan import Identity
 from supervisor.launcher.pool import PROVER_UIDS, Blanks, Identities
 from supervisor.launcher.runs import Runs, Surprise
@@ -116,7 +115,6 @@ class Warden:
         except (OSError, LayerMissing):
             self._discard(session)
             raise
-        session.disk = DiskWatch(workspace.fd)
         self._sessions[message.session] = session
         self._opening[message.session] = message.id
         self._loop.later(lambda: self._fill(profile))

@@ -31,6 +31,10 @@ class Workspace:
     uid: int
     gid: int
 
+    def again(self) -> Workspace:
+        """The same with a descriptor of its own."""
+        return Workspace(self.path, os.dup(self.fd), self.uid, self.gid)
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)

@@ -21,6 +21,7 @@ WORKSPACE = "$WORKSPACE"
 NETWORKS = ("none", "loopback")  # narrowest first
 OWNERS = ("mapped", "shared")  # narrowest first
 AUTONOMY = ("readonly", "supervised", "full")  # narrowest first, R46 to R48
+PRIVATE = ("/tmp", "/var/tmp", "/home/agent", "/dev/shm")  # noqa: S108 - each session has these to itself
 LAYERS = (
     "landlock",
     "seccomp",
@@ -154,6 +155,34 @@ def narrow_limits(
                 hint="ask for no more than that, or have the operator raise the profile's limit",
             )
     return replace(base, **dict(asked))
+
+
+def narrowest(*levels: str) -> str:
+    """Of several levels of autonomy the one that counts."""
+    return min(levels, key=AUTONOMY.index)
+
+
+def narrowed(profile: Profile, *, readonly: bool = False, network: str = "") -> Profile:
+    """A profile as a session may have it: never more than policy grants.
+
+    `readonly` takes writing away from everything but what the session has to itself; what could be written can still be
+    read. `network` "" is the profile's own. Raises Denied for a wider network.
+    """
+    network = network or profile.network
+    if NETWORKS.index(network) > NETWORKS.index(profile.network):
+        raise errors.Denied(
+            f"network: {network} was asked, {profile.network} is granted",
+            field="network",
+            rule=f"profiles.{profile.name}.network",
+            source=profile.source,
+            allowed=", ".join(NETWORKS[: NETWORKS.index(profile.network) + 1]),
+            hint="ask for no more than that, or have the operator raise the profile's network",
+        )
+    read, write = profile.read, profile.write
+    if readonly:
+        write = tuple(path for path in profile.write if covers(PRIVATE, path))
+        read = (*read, *(path for path in profile.write if path not in write and path not in read))
+    return replace(profile, read=read, write=write, network=network)
 
 
 def _listed(items: Iterable[str]) -> str:

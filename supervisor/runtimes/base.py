@@ -38,6 +38,11 @@ class Runtime(Protocol):
     async def open_session(self, request: OpenSession) -> dict[str, Any]:
         """The receipt of a new session. Raises StockadeError subclasses as the launcher refused."""
 
+    async def inspect(self, session: str, paths: list[str]) -> list[dict[str, Any]]:
+        """What files of a session's workspace hold, in the order of `paths` (relative to it, at most MAX_HELD):
+        {path, sha256, size, head}. Raises InvalidRequest for what is no regular file or too large, NotFound without
+        the session."""
+
     def start_run(self, request: StartRun, fds: tuple[int, ...]) -> asyncio.Future[RunEnded]:
         """Ask for a run; the descriptors are duplicated in flight and stay the caller's to close."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor import errors
 from supervisor.policy import snapshot as snapshots
 from supervisor.runtimes.base import Loaded
-from supervisor.wire import framing
+from supervisor.wire import checks, framing
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 MAX_POLICY = 8 << 20  # bytes of the memfd that PolicyLoaded carries
 BACKLOG = 1024  # messages that wait for the launcher to read
 _BURST = 32  # messages that are taken in one turn of the loop
-_PATIENCE = {"reload": 120.0, "open_session": 30.0, "close_session": 30.0, "stop": 30.0, "resume": 30.0}  # seconds
+_PATIENCE = {
+    "reload": 120.0,
+    "open_session": 30.0,
+    "inspect": 30.0,
+    "close_session": 30.0,
+    "stop": 30.0,
+    "resume": 30.0,
+}  # seconds
 
 
 class LauncherClient:
@@ -69,6 +76,20 @@ class LauncherClient:
         opened: w.SessionOpened = await self._ask(w.OpenSession(id=next(self._ids), **body))
         return opened.receipt
 
+    async def inspect(self, session: str, paths: list[str]) -> list[dict[str, Any]]:
+        """As Runtime.inspect. Raises InvalidRequest for paths that no message can ask about, too."""
+        if not checks.list_of(checks.beneath, 1, checks.MAX_HELD)(paths):
+            raise errors.InvalidRequest(
+                "these files cannot be looked at",
+                field="files",
+                allowed=f"1 to {checks.MAX_HELD} paths relative to the workspace, without . and ..",
+                hint="name files of the workspace",
+            )
+        found: w.Inspected = await self._ask(w.Inspect(next(self._ids), session, paths))
+        if [file["path"] for file in found.files] != paths:
+            raise errors.Internal("the launcher answered about other files")
+        return found.files
+
     def start_run(self, request: w.StartRun, fds: tuple[int, ...]) -> asyncio.Future[w.RunEnded]:
         """Raises LauncherUnavailable when it is gone or does not read, TooLarge when the packet would be."""
         self._send(request, fds)
@@ -108,7 +129,7 @@ class LauncherClient:
 
     async def _ask(self, message: Any) -> Any:
         """The answer. When the caller gives up, the cancelled future stays, so that a late answer is understood."""
-        self._send(message, vital=not isinstance(message, w.OpenSession))
+        self._send(message, vital=not isinstance(message, w.OpenSession | w.Inspect))
         future = self._answers[message.id] = self._loop.create_future()
         return await _patiently(message.KIND, future)
 

@@ -5,8 +5,8 @@ descriptors beside it. Each field has a check that bounds it; anything else (unk
 field, wrong type, out of range) raises WireError, which the receiving side treats as fatal: a peer that
 sends it is broken or taken over.
 
-main -> launcher    Reload OpenSession StartRun EndRun SignalRun CloseSession Stop Resume
-launcher -> main    PolicyLoaded SessionOpened SessionEnded RunEnded Refused Stopped
+main -> launcher    Reload OpenSession Inspect StartRun EndRun SignalRun CloseSession Stop Resume
+launcher -> main    PolicyLoaded SessionOpened SessionEnded Inspected RunEnded Refused Stopped
 main -> auditor     Record                        launcher -> auditor    Record
 auditor -> main     Ack Nack Closed               auditor -> launcher    Go Nogo Ack Nack
 main -> parser      Parse                         parser -> main         Parsed
@@ -16,96 +16,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
+
+from supervisor.wire import checks as c
+from supervisor.wire.checks import LIMITS as LIMITS
+from supervisor.wire.checks import MAX_ARGS as MAX_ARGS
+from supervisor.wire.checks import MAX_HELD as MAX_HELD
+from supervisor.wire.checks import MAX_INT as MAX_INT
+from supervisor.wire.checks import MAX_TEXT as MAX_TEXT
 
 MAX_MESSAGE = 192 * 1024  # bytes; under the kernel's default wmem_max, so no privilege is needed to send one
 MAX_FDS = 3
-MAX_ARGS = 4096
-MAX_TEXT = 96 * 1024  # bytes of argv and env together
-MAX_INT = 2**53  # the largest integer that every JSON reader keeps exactly
 
 
 class WireError(Exception):
     """A message that this vocabulary does not contain."""
 
 
-Check = Callable[[Any], bool]
-
 # Causes a run can end with (design, promise 6). The launcher finds the first group; main may ask for the second.
 FOUND_CAUSES = ("exited", "signal", "timeout", "memory", "processes", "disk", "not_started", "lost")
 ASKED_CAUSES = ("cancelled", "idle_timeout", "output", "stopped", "denied")
 CAUSES = FOUND_CAUSES + ASKED_CAUSES
-
-# The limits a request may narrow, as integers: bytes, percent of one CPU, counts, milliseconds.
-LIMITS = ("memory", "cpu", "processes", "files", "output", "disk", "tmp", "timeout_ms", "idle_timeout_ms")
-
-_ID = re.compile(r"(?:ses|run)-[0-9a-z]{8,32}")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-def _int(low: int, high: int = MAX_INT) -> Check:
-    return lambda v: type(v) is int and low <= v <= high
-
-
-def _text(limit: int, *, empty: bool = True) -> Check:
-    return lambda v: type(v) is str and (empty or v != "") and len(v) <= limit and "\0" not in v
-
-
-def _match(pattern: re.Pattern[str]) -> Check:
-    return lambda v: type(v) is str and pattern.fullmatch(v) is not None
-
-
-def _one_of(*values: str) -> Check:
-    return lambda v: type(v) is str and v in values
-
-
-def _bool(v: Any) -> bool:
-    return type(v) is bool
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass")) + 1
-
-
-def _argv(v: Any) -> bool:
-    if type(v) is not list or not 1 <= len(v) <= MAX_ARGS:
-        return False
-    return all(_text(MAX_TEXT)(a) for a in v) and v[0] != "" and sum(map(_size, v)) <= MAX_TEXT
-
-
-def _env(v: Any) -> bool:
-    if type(v) is not dict or len(v) > MAX_ARGS:
-        return False
-    for name, value in v.items():
-        if not _text(256, empty=False)(name) or "=" in name or not _text(MAX_TEXT)(value):
-            return False
-    return sum(_size(n) + _size(x) for n, x in v.items()) <= MAX_TEXT
-
-
-def _limits(v: Any) -> bool:
-    return type(v) is dict and all(k in LIMITS and _int(1)(x) for k, x in v.items())
-
-
-def _path(v: Any) -> bool:
-    return _text(4095)(v) and v.startswith("/")
-
-
-def _object(v: Any) -> bool:
-    return type(v) is dict
-
-
-def _maybe(check: Check) -> Check:
-    return lambda v: v is None or check(v)
-
-
-def _is(check: Check, default: Any = ...) -> Any:
-    if default is ...:
-        return field(metadata={"check": check})
-    return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +54,7 @@ class Reload(Message):
     """Compile the policy files, prove every profile, then serve the new snapshot. Answer: PolicyLoaded or Refused."""
 
     KIND: ClassVar[str] = "reload"
-    id: int = _is(_int(1))
+    id: int = c.checked(c.integer(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,34 +62,55 @@ class OpenSession(Message):
     """Make a session of a profile for a caller's workspace. Answer: SessionOpened or Refused.
 
     `caller` is the index into the snapshot's callers and `uid`/`gids` what the kernel said of the peer; the
-    launcher re-checks the entry, the profile and the workspace against its own snapshot.
+    launcher re-checks the entry, the profile and the workspace against its own snapshot. `readonly` and `network`
+    ("" is the profile's own) only narrow, and the launcher makes a session read-only by itself where policy says so.
     """
 
     KIND: ClassVar[str] = "open_session"
-    id: int = _is(_int(1))
-    session: str = _is(_match(_ID))
-    digest: str = _is(_match(_DIGEST))
-    profile: str = _is(_match(_NAME))
-    caller: int = _is(_int(0, 4095))
-    uid: int = _is(_int(0, 2**32 - 2))
-    gids: list[int] = _is(lambda v: type(v) is list and len(v) <= 65536 and all(_int(0, 2**32 - 2)(g) for g in v))
-    unit: str = _is(_text(255))
-    workspace: str = _is(_path)
-    limits: dict[str, int] = _is(_limits)
+    id: int = c.checked(c.integer(1))
+    session: str = c.checked(c.match(c.ID))
+    digest: str = c.checked(c.match(c.DIGEST))
+    profile: str = c.checked(c.match(c.NAME))
+    caller: int = c.checked(c.integer(0, 4095))
+    uid: int = c.checked(c.integer(0, 2**32 - 2))
+    gids: list[int] = c.checked(c.list_of(c.integer(0, 2**32 - 2), 0, 65536))
+    unit: str = c.checked(c.text(255))
+    workspace: str = c.checked(c.path)
+    limits: dict[str, int] = c.checked(c.limits)
+    readonly: bool = c.checked(c.boolean, False)
+    network: str = c.checked(c.one_of("", "none", "loopback"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect(Message):
+    """Say what files of a session's workspace hold now, for a human to judge. Answer: Inspected or Refused.
+
+    Paths are relative to the workspace, without `.` and `..`.
+    """
+
+    KIND: ClassVar[str] = "inspect"
+    id: int = c.checked(c.integer(1))
+    session: str = c.checked(c.match(c.ID))
+    paths: list[str] = c.checked(c.list_of(c.beneath, 1, MAX_HELD))
 
 
 @dataclass(frozen=True, slots=True)
 class StartRun(Message):
-    """Run argv in a session, once the auditor says Go for it. Descriptors: [stdin] stdout stderr. Answer: RunEnded."""
+    """Run argv in a session, once the auditor says Go for it. Descriptors: [stdin] stdout stderr. Answer: RunEnded.
+
+    `held`: files of the workspace (relative paths, as Inspect) -> SHA-256 that they must have. The run sees copies of
+    them in their places, whatever becomes of the files; if one has another content it does not run.
+    """
 
     KIND: ClassVar[str] = "start_run"
     FDS: ClassVar[tuple[int, int]] = (2, 3)
-    session: str = _is(_match(_ID))
-    run: str = _is(_match(_ID))
-    argv: list[str] = _is(_argv)
-    env: dict[str, str] = _is(_env)
-    cwd: str = _is(_path)
-    limits: dict[str, int] = _is(_limits)
+    session: str = c.checked(c.match(c.ID))
+    run: str = c.checked(c.match(c.ID))
+    argv: list[str] = c.checked(c.argv)
+    env: dict[str, str] = c.checked(c.environment)
+    cwd: str = c.checked(c.path)
+    limits: dict[str, int] = c.checked(c.limits)
+    held: dict[str, str] = c.checked(c.held, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +118,8 @@ class EndRun(Message):
     """Kill the whole tree of a run; its RunEnded carries this cause."""
 
     KIND: ClassVar[str] = "end_run"
-    run: str = _is(_match(_ID))
-    cause: str = _is(_one_of(*ASKED_CAUSES))
+    run: str = c.checked(c.match(c.ID))
+    cause: str = c.checked(c.one_of(*ASKED_CAUSES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +127,9 @@ class SignalRun(Message):
     """Send a signal to the first process of a run, or with `tree` to every process of it."""
 
     KIND: ClassVar[str] = "signal_run"
-    run: str = _is(_match(_ID))
-    signal: int = _is(_int(1, 64))
-    tree: bool = _is(_bool)
+    run: str = c.checked(c.match(c.ID))
+    signal: int = c.checked(c.integer(1, 64))
+    tree: bool = c.checked(c.boolean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +137,7 @@ class CloseSession(Message):
     """End a session: its runs end as cancelled, then everything of it is removed. Answer: SessionEnded."""
 
     KIND: ClassVar[str] = "close_session"
-    session: str = _is(_match(_ID))
+    session: str = c.checked(c.match(c.ID))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +145,7 @@ class Stop(Message):
     """Emergency stop: every tree dies, nothing starts until Resume. Answer: Stopped."""
 
     KIND: ClassVar[str] = "stop"
-    id: int = _is(_int(1))
+    id: int = c.checked(c.integer(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +153,7 @@ class Resume(Message):
     """Undo Stop. Answer: Stopped with stopped=false."""
 
     KIND: ClassVar[str] = "resume"
-    id: int = _is(_int(1))
+    id: int = c.checked(c.integer(1))
 
 
 # --- launcher -> main ---------------------------------------------------------------------------------------
@@ -212,16 +165,16 @@ class PolicyLoaded(Message):
 
     KIND: ClassVar[str] = "policy_loaded"
     FDS: ClassVar[tuple[int, int]] = (1, 1)
-    id: int = _is(_int(1))
-    digest: str = _is(_match(_DIGEST))
+    id: int = c.checked(c.integer(1))
+    digest: str = c.checked(c.match(c.DIGEST))
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened(Message):
     KIND: ClassVar[str] = "session_opened"
-    id: int = _is(_int(1))
-    session: str = _is(_match(_ID))
-    receipt: dict[str, Any] = _is(_object)
+    id: int = c.checked(c.integer(1))
+    session: str = c.checked(c.match(c.ID))
+    receipt: dict[str, Any] = c.checked(c.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +182,18 @@ class SessionEnded(Message):
     """Everything of the session is gone. `cause`: closed, lost (its leader died), stopped."""
 
     KIND: ClassVar[str] = "session_ended"
-    session: str = _is(_match(_ID))
-    cause: str = _is(_one_of("closed", "lost", "stopped"))
+    session: str = c.checked(c.match(c.ID))
+    cause: str = c.checked(c.one_of("closed", "lost", "stopped"))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected(Message):
+    """One object for each path that was asked about, in that order: path, sha256, size in bytes, and head, the first
+    4 KiB as text (less where that would be more than 16 KiB of JSON)."""
+
+    KIND: ClassVar[str] = "inspected"
+    id: int = c.checked(c.integer(1))
+    files: list[dict[str, Any]] = c.checked(c.list_of(c.file, 1, MAX_HELD))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,14 +206,16 @@ class RunEnded(Message):
     """
 
     KIND: ClassVar[str] = "run_ended"
-    run: str = _is(_match(_ID))
-    cause: str = _is(_one_of(*CAUSES))
-    exit_code: int | None = _is(_maybe(_int(0, 255)))
-    signal: int | None = _is(_maybe(_int(1, 64)))
-    usage: dict[str, Any] = _is(_object)
-    receipt: dict[str, Any] = _is(_object)
-    detail: str = _is(_text(4096), "")
-    recorded: bool = _is(_bool, False)  # an outcome is on its way to the log: the auditor sends Closed when it is there
+    run: str = c.checked(c.match(c.ID))
+    cause: str = c.checked(c.one_of(*CAUSES))
+    exit_code: int | None = c.checked(c.maybe(c.integer(0, 255)))
+    signal: int | None = c.checked(c.maybe(c.integer(1, 64)))
+    usage: dict[str, Any] = c.checked(c.table)
+    receipt: dict[str, Any] = c.checked(c.table)
+    detail: str = c.checked(c.text(4096), "")
+    recorded: bool = c.checked(
+        c.boolean, False
+    )  # an outcome is on its way to the log: the auditor sends Closed when it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,19 +223,19 @@ class Refused(Message):
     """A request with an id that was not carried out; `code` is one of errors.tree(), `extra` its other members."""
 
     KIND: ClassVar[str] = "refused"
-    id: int = _is(_int(1))
-    code: str = _is(_match(_NAME))
-    detail: str = _is(_text(8192))
-    extra: dict[str, Any] = _is(_object)
+    id: int = c.checked(c.integer(1))
+    code: str = c.checked(c.match(c.NAME))
+    detail: str = c.checked(c.text(8192))
+    extra: dict[str, Any] = c.checked(c.table)
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Message):
     KIND: ClassVar[str] = "stopped"
-    id: int = _is(_int(1))
-    stopped: bool = _is(_bool)
-    runs: int = _is(_int(0))  # how many runs were killed
-    sessions: int = _is(_int(0))
+    id: int = c.checked(c.integer(1))
+    stopped: bool = c.checked(c.boolean)
+    runs: int = c.checked(c.integer(0))  # how many runs were killed
+    sessions: int = c.checked(c.integer(0))
 
 
 # --- the auditor ---------------------------------------------------------------------------------------------
@@ -281,15 +246,15 @@ class Record(Message):
     """One event for the log. The auditor adds seq and timestamp. With id > 0 it is acknowledged when durable."""
 
     KIND: ClassVar[str] = "record"
-    id: int = _is(_int(0))
-    event: dict[str, Any] = _is(_object)
+    id: int = c.checked(c.integer(0))
+    event: dict[str, Any] = c.checked(c.table)
 
 
 @dataclass(frozen=True, slots=True)
 class Ack(Message):
     KIND: ClassVar[str] = "ack"
-    id: int = _is(_int(1))
-    seq: int = _is(_int(1))
+    id: int = c.checked(c.integer(1))
+    seq: int = c.checked(c.integer(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +262,8 @@ class Nack(Message):
     """The record is not durable and is not in the log."""
 
     KIND: ClassVar[str] = "nack"
-    id: int = _is(_int(1))
-    detail: str = _is(_text(1024))
+    id: int = c.checked(c.integer(1))
+    detail: str = c.checked(c.text(1024))
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +274,9 @@ class Closed(Message):
     """
 
     KIND: ClassVar[str] = "closed"
-    run: str = _is(_match(_ID))
-    seq: int = _is(_int(0))
-    detail: str = _is(_text(1024), "")
+    run: str = c.checked(c.match(c.ID))
+    seq: int = c.checked(c.integer(0))
+    detail: str = c.checked(c.text(1024), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +284,8 @@ class Go(Message):
     """The decision to allow this run is durable. Main cannot forge it: it comes on the auditor's own socket."""
 
     KIND: ClassVar[str] = "go"
-    run: str = _is(_match(_ID))
-    fingerprint: str = _is(_match(_DIGEST))
+    run: str = c.checked(c.match(c.ID))
+    fingerprint: str = c.checked(c.match(c.DIGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +293,8 @@ class Nogo(Message):
     """The decision could not be recorded: the run must not start."""
 
     KIND: ClassVar[str] = "nogo"
-    run: str = _is(_match(_ID))
-    detail: str = _is(_text(1024))
+    run: str = c.checked(c.match(c.ID))
+    detail: str = c.checked(c.text(1024))
 
 
 # --- the parser ----------------------------------------------------------------------------------------------
@@ -340,9 +305,9 @@ class Parse(Message):
     """Say what a command looks like it does: one of argv and script. Answer: Parsed."""
 
     KIND: ClassVar[str] = "parse"
-    id: int = _is(_int(1))
-    argv: list[str] | None = _is(_maybe(_argv))
-    script: str | None = _is(_maybe(_text(MAX_TEXT)))
+    id: int = c.checked(c.integer(1))
+    argv: list[str] | None = c.checked(c.maybe(c.argv))
+    script: str | None = c.checked(c.maybe(c.text(MAX_TEXT)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,12 +315,12 @@ class Parsed(Message):
     """`analysis` is decide.shell's, as JSON; main reads it with the bounds of that."""
 
     KIND: ClassVar[str] = "parsed"
-    id: int = _is(_int(1))
-    analysis: dict[str, Any] = _is(_object)
+    id: int = c.checked(c.integer(1))
+    analysis: dict[str, Any] = c.checked(c.table)
 
 
-TO_LAUNCHER = (Reload, OpenSession, StartRun, EndRun, SignalRun, CloseSession, Stop, Resume)
-FROM_LAUNCHER = (PolicyLoaded, SessionOpened, SessionEnded, RunEnded, Refused, Stopped)
+TO_LAUNCHER = (Reload, OpenSession, Inspect, StartRun, EndRun, SignalRun, CloseSession, Stop, Resume)
+FROM_LAUNCHER = (PolicyLoaded, SessionOpened, SessionEnded, Inspected, RunEnded, Refused, Stopped)
 TO_AUDITOR = (Record,)
 AUDITOR_TO_MAIN = (Ack, Nack, Closed)
 AUDITOR_TO_LAUNCHER = (Go, Nogo, Ack, Nack)
@@ -363,7 +328,7 @@ TO_PARSER = (Parse,)
 FROM_PARSER = (Parsed,)
 
 
-def _rows(kinds: tuple[type[Message], ...]) -> dict[str, tuple[type[Message], dict[str, Check]]]:
+def _rows(kinds: tuple[type[Message], ...]) -> dict[str, tuple[type[Message], dict[str, c.Check]]]:
     return {k.KIND: (k, {f.name: f.metadata["check"] for f in fields(k)}) for k in kinds}
 
 
@@ -413,7 +378,8 @@ def decode(data: bytes, permitted: Vocabulary, fds: int = 0) -> Any:
 
 def fingerprint(run: StartRun) -> str:
     """What the audit record of a decision is bound to: the exact thing that will be executed (SHA-256, hex)."""
-    what = [run.session, run.run, run.argv, sorted(run.env.items()), run.cwd, sorted(run.limits.items())]
+    narrowed, held = sorted(run.limits.items()), sorted(run.held.items())
+    what = [run.session, run.run, run.argv, sorted(run.env.items()), run.cwd, narrowed, held]
     return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode("ascii")).hexdigest()
 
 

@@ -330,3 +330,30 @@ async def test_a_launcher_that_does_not_answer_is_not_waited_for_forever(ends, m
     launcher.send(w.SessionOpened(message.id, SESSION, {}))
     await _turns()
     assert launcher.receive()[0] == w.CloseSession(SESSION), "the late session is not left behind"
+
+
+FILE = {"path": "x.sh", "sha256": "0" * 64, "size": 3, "head": "id\n"}
+
+
+async def test_what_files_hold_comes_in_the_order_that_was_asked(ends) -> None:
+    client, launcher = ends
+    task, message = await asked(client.inspect(SESSION, ["x.sh", "a/b"]), launcher)
+    assert (message.session, message.paths) == (SESSION, ["x.sh", "a/b"])
+    launcher.send(w.Inspected(message.id, [FILE, {**FILE, "path": "a/b"}]))
+    assert [f["path"] for f in await task] == ["x.sh", "a/b"]
+
+
+async def test_an_answer_about_other_files_is_not_believed(ends) -> None:
+    client, launcher = ends
+    task, message = await asked(client.inspect(SESSION, ["x.sh"]), launcher)
+    launcher.send(w.Inspected(message.id, [{**FILE, "path": "y.sh"}]))
+    with pytest.raises(errors.Internal):
+        await task
+
+
+@pytest.mark.parametrize("paths", [[], ["/etc/passwd"], [".."], ["a/../b"], ["x"] * 9, ["a\0"]])
+async def test_paths_that_no_message_can_name_are_refused_here(ends, paths) -> None:
+    client, launcher = ends
+    with pytest.raises(errors.InvalidRequest):
+        await client.inspect(SESSION, paths)
+    assert launcher.idle()

@@ -26,13 +26,18 @@ uids = st.integers(0, 2**32 - 2)
 plain = st.dictionaries(texts, st.recursive(st.none() | st.booleans() | st.integers() | texts, st.lists, max_leaves=4))
 env = st.dictionaries(texts.filter(lambda t: t != "" and "=" not in t), texts, max_size=5)
 argv = st.lists(texts, min_size=1, max_size=5).filter(lambda v: v[0] != "")
+parts = texts.filter(lambda t: t not in ("", ".", "..") and "/" not in t)
+beneath = st.lists(parts, min_size=1, max_size=4).map("/".join)
+held = st.dictionaries(beneath, digests, max_size=w.MAX_HELD)
+files = st.fixed_dictionaries({"path": beneath, "sha256": digests, "size": st.integers(0, w.MAX_INT), "head": texts})
 STRATEGIES: dict[type[w.Message], st.SearchStrategy[Any]] = {
     w.Reload: st.builds(w.Reload, numbers),
     w.OpenSession: st.builds(
         w.OpenSession, numbers, sessions, digests, names, st.integers(0, 4095), uids, st.lists(uids), texts,
-        texts.map(lambda t: "/" + t), limits,
+        texts.map(lambda t: "/" + t), limits, st.booleans(), st.sampled_from(["", "none", "loopback"]),
     ),
-    w.StartRun: st.builds(w.StartRun, sessions, sessions, argv, env, texts.map(lambda t: "/" + t), limits),
+    w.Inspect: st.builds(w.Inspect, numbers, sessions, st.lists(beneath, min_size=1, max_size=w.MAX_HELD)),
+    w.StartRun: st.builds(w.StartRun, sessions, sessions, argv, env, texts.map(lambda t: "/" + t), limits, held),
     w.EndRun: st.builds(w.EndRun, sessions, st.sampled_from(w.ASKED_CAUSES)),
     w.SignalRun: st.builds(w.SignalRun, sessions, st.integers(1, 64), st.booleans()),
     w.CloseSession: st.builds(w.CloseSession, sessions),
@@ -41,6 +46,7 @@ STRATEGIES: dict[type[w.Message], st.SearchStrategy[Any]] = {
     w.PolicyLoaded: st.builds(w.PolicyLoaded, numbers, digests),
     w.SessionOpened: st.builds(w.SessionOpened, numbers, sessions, plain),
     w.SessionEnded: st.builds(w.SessionEnded, sessions, st.sampled_from(["closed", "lost", "stopped"])),
+    w.Inspected: st.builds(w.Inspected, numbers, st.lists(files, min_size=1, max_size=w.MAX_HELD)),
     w.RunEnded: st.builds(
         w.RunEnded, sessions, st.sampled_from(w.CAUSES), st.none() | st.integers(0, 255),
         st.none() | st.integers(1, 64), plain, plain, texts,
@@ -53,8 +59,12 @@ STRATEGIES: dict[type[w.Message], st.SearchStrategy[Any]] = {
     w.Closed: st.builds(w.Closed, sessions, st.integers(0, w.MAX_INT), texts),
     w.Go: st.builds(w.Go, sessions, digests),
     w.Nogo: st.builds(w.Nogo, sessions, texts),
+    w.Parse: st.builds(w.Parse, numbers, st.none() | argv, st.none() | texts),
+    w.Parsed: st.builds(w.Parsed, numbers, plain),
 }  # fmt: skip
-GROUPS = (w.TO_LAUNCHER, w.FROM_LAUNCHER, w.TO_AUDITOR, w.AUDITOR_TO_MAIN, w.AUDITOR_TO_LAUNCHER)
+GROUPS = (
+    w.TO_LAUNCHER, w.FROM_LAUNCHER, w.TO_AUDITOR, w.AUDITOR_TO_MAIN, w.AUDITOR_TO_LAUNCHER, w.TO_PARSER, w.FROM_PARSER,
+)  # fmt: skip
 
 
 def packet(message: w.Message, **changes: Any) -> bytes:
@@ -134,6 +144,13 @@ def test_hostile_json_is_a_wire_error(data: bytes) -> None:
     refused(data)
 
 
+INSPECT = w.Inspect(1, SES, ["x.sh"])
+FILE: dict[str, Any] = {"path": "x.sh", "sha256": DIGEST, "size": 3, "head": "id\n"}
+INSPECTED = w.Inspected(1, [FILE])
+NO_PATHS: list[Any] = [
+    [], ["a"] * 9, [""], ["/"], ["/etc/passwd"], [".."], ["../a"], ["a/../b"], ["a/.."], ["."], ["./a"], ["a/./b"],
+    ["a/"], ["a//b"], ["a\0b"], ["x" * 4096], [1], [None], "a", {"a": 1}, None,
+]  # fmt: skip
 BOUNDS: list[tuple[w.Message, str, list[Any], list[Any]]] = [
     (w.Reload(1), "id", [1, w.MAX_INT], [0, -1, w.MAX_INT + 1, True, 1.0, "1", None]),
     (OPEN, "session", [SES, "run-" + "z" * 32], ["ses-1234567", "ses-" + "0" * 33, "SES-00000000", SES + "\n", 7, ""]),
@@ -145,6 +162,46 @@ BOUNDS: list[tuple[w.Message, str, list[Any], list[Any]]] = [
     (OPEN, "unit", ["", "x" * 255], ["x" * 256, "a\0", None]),
     (OPEN, "workspace", ["/", "/" + "x" * 4094], ["", "x", "/" + "x" * 4095, "/a\0b", None]),
     (OPEN, "limits", [{}, dict.fromkeys(w.LIMITS, 1)], [{"memory": 0}, {"uid": 1}, {"memory": "1"}, [], None]),
+    (OPEN, "readonly", [True, False], [0, 1, "true", None]),
+    (OPEN, "network", ["", "none", "loopback"], ["host", "None", None, 0, ["none"]]),
+    (INSPECT, "paths", [["a"], ["a/b.sh"] * 8, ["..."], ["a b"], ["x" * 4095]], NO_PATHS),
+    (
+        START,
+        "held",
+        [{}, {"a/b": DIGEST}, {f"{n}": DIGEST for n in range(8)}],
+        [
+            None,
+            [],
+            {"a": DIGEST[1:]},
+            {"a": "A" * 64},
+            {"a": None},
+            {f"{n}": DIGEST for n in range(9)},
+            *(
+                {p: DIGEST}
+                for paths in NO_PATHS
+                if type(paths) is list and len(paths) == 1
+                for p in paths
+                if type(p) is str
+            ),
+        ],
+    ),
+    (
+        INSPECTED,
+        "files",
+        [[FILE], [FILE] * 8],
+        [
+            [],
+            [FILE] * 9,
+            None,
+            [{}],
+            [{**FILE, "more": 1}],
+            [{**FILE, "size": -1}],
+            [{**FILE, "path": "/etc/passwd"}],
+            [{**FILE, "head": "a" * 4097}],
+            [{**FILE, "head": None}],
+            [{**FILE, "sha256": ""}],
+        ],
+    ),
     (START, "argv", [["a"], ["a", ""], ["a"] * 4096], [[], [""], ["a"] * 4097, ["a\0"], "a", [1], ["a" * 98_304]]),
     (START, "env", [{}, {"a": "="}, {"a" * 256: ""}], [{"": "a"}, {"a=": ""}, {"a": 1}, {"a\0": ""}, {"a" * 257: ""}]),
     (w.EndRun(RUN, "denied"), "cause", list(w.ASKED_CAUSES), [*w.FOUND_CAUSES, "", None, ["denied"]]),
@@ -155,12 +212,12 @@ BOUNDS: list[tuple[w.Message, str, list[Any], list[Any]]] = [
 
 @pytest.mark.parametrize(("message", "field", "good", "bad"), BOUNDS)
 def test_every_bound_holds_on_both_sides(message: w.Message, field: str, good: list[Any], bad: list[Any]) -> None:
-    fds = message.FDS[0]
+    fds, group = message.FDS[0], next(g for g in GROUPS if type(message) in g)
     for value in good:
-        decoded = w.decode(packet(message, **{field: value}), w.TO_LAUNCHER, fds)
+        decoded = w.decode(packet(message, **{field: value}), group, fds)
         assert getattr(decoded, field) == value
     for value in bad:
-        assert field in refused(packet(message, **{field: value}), fds), value
+        assert field in refused(packet(message, **{field: value}), fds, group), value
 
 
 @pytest.mark.parametrize("message", [OPEN, START, w.Stop(1)], ids=lambda m: m.KIND)
@@ -197,15 +254,22 @@ def test_a_message_over_the_bound_is_neither_sent_nor_taken() -> None:
         {"env": {"A": ""}},
         {"cwd": "/a"},
         {"limits": {"memory": 1}},
+        {"held": {"x.sh": DIGEST}},
     ],
 )
 def test_a_fingerprint_names_everything_that_is_executed(changes: dict[str, Any]) -> None:
     assert w.fingerprint(replace(START, **changes)) != w.fingerprint(START)
 
 
+def test_a_fingerprint_names_what_each_held_file_holds() -> None:
+    one, other = (w.fingerprint(replace(START, held={"x.sh": digit * 64})) for digit in "01")
+    assert one != other
+
+
 def test_a_fingerprint_does_not_depend_on_the_order_of_a_dict() -> None:
-    one = replace(START, env={"A": "1", "B": "2"}, limits={"memory": 1, "cpu": 2})
-    other = replace(START, env={"B": "2", "A": "1"}, limits={"cpu": 2, "memory": 1})
+    files = {"a": DIGEST, "b": DIGEST}
+    one = replace(START, env={"A": "1", "B": "2"}, limits={"memory": 1, "cpu": 2}, held=files)
+    other = replace(START, env={"B": "2", "A": "1"}, limits={"cpu": 2, "memory": 1}, held=dict(reversed(files.items())))
     assert w.fingerprint(one) == w.fingerprint(other)
 
 
