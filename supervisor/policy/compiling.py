@@ -189,8 +189,9 @@ def _known(files: list[File]) -> mentions.Known:
     identities: list[str] = []
     for file in files:
         for entry in file.raw["callers"] if isinstance(file.raw.get("callers"), list) else ():
-            given = (entry.get(name) for name in ("unit", "user", "group", "uid")) if isinstance(entry, dict) else ()
-            identities += [str(value) for value in given if type(value) in (str, int)]
+            given = entry if isinstance(entry, dict) else {}
+            identities += [given[name] for name in ("unit", "user", "group") if isinstance(given.get(name), str)]
+            identities += [f"uid:{given['uid']}"] if type(given.get("uid")) is int else []
     main = [f for f in files if not f.source.drop_in]
     return mentions.Known(
         profiles=[name for file in files for name in file.names("profiles")],

@@ -308,7 +308,8 @@ class Test(f.Table):
     )
     caller: Annotated[str | None, f.optional(f.account)] = f.key(
         None,
-        "Who asks: the unit, user, group or uid of an entry of callers. Without it: the first that may run anything.",
+        'Who asks: the unit, user or group of an entry of callers, or "uid:N". Without it: the first that may run '
+        "anything.",
         unit="text",
         enforcer="the loader's tests",
         probe="tests",

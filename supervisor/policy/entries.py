@@ -49,6 +49,7 @@ def caller(t: model.Caller, uid: int | None, gid: int | None, source: str) -> co
         labels=t.labels,
         must_state=t.must_state,
         may_request=t.may_request,
+        name=t.user or t.group or "",
     )
 
 

@@ -31,7 +31,7 @@ class Known:
 
     profiles: list[str]
     roles: list[str]
-    identities: list[str]  # what tests call the callers by: unit, user, group, uid
+    identities: list[str]  # what tests call the callers by: unit, user, group, uid:N
 
 
 def name_matches(text: str, pattern: str) -> bool:

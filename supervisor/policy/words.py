@@ -36,24 +36,27 @@ RISKS = {
     "outside": "an argument that names a path outside of the workspace or a forbidden one",
 }
 
+# What no tool may name, whatever policy says, until it is granted by name (R74, R75).
+FORBIDDEN = (
+    "/etc", "/root", "/proc", "/sys", "/dev", "/boot", "/var/lib", "/var/run", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+    "/lib", "/lib64",
+)  # fmt: skip
+FORBIDDEN_HOME = ("~/.ssh", "~/.gnupg", "~/.aws", "~/.config/gcloud")
+
 # Programs that run whatever text they are handed. As an entry of allowed_commands, or as a grant that holds for more
 # than one command, each of them is a grant of everything (lesson 6). Names without version: python3.11 is python.
-SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish", "csh", "tcsh", "busybox", "rbash", "yash")
-INTERPRETERS = (
-    "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish",
-    "expect", "awk", "gawk", "mawk", "nawk", "guile", "racket", "sbcl", "clisp", "ghci", "runghc", "julia", "Rscript",
-    "R", "octave", "groovy", "scala", "jshell", "erl", "escript", "elixir", "iex", "osascript", "pwsh", "emacs", "vim",
-    "vi", "gdb", "make", "java", "irb", "ipython", "sqlite3", "ed", "nvim", "ocaml", "swipl", "m4",
+SHELLS = frozenset(
+    ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "ksh93", "lksh", "pdksh", "yash", "posh", "rbash", "rzsh",
+     "fish", "csh", "tcsh", "pwsh", "elvish", "nu", "xonsh", "osh", "oksh", "hush", "busybox", "toybox"]
 )  # fmt: skip
-# Programs that start the program that their arguments name.
-WRAPPERS = (
-    "env", "nice", "nohup", "setsid", "timeout", "stdbuf", "xargs", "find", "sudo", "doas", "su", "chroot", "unshare",
-    "nsenter", "taskset", "ionice", "chrt", "time", "watch", "flock", "parallel", "script", "strace", "ltrace",
-    "setarch", "runuser", "setpriv", "prlimit", "systemd-run", "ssh", "git", "tar", "rsync",
+INTERPRETERS = SHELLS | frozenset(
+    ["python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish",
+     "expect", "awk", "gawk", "mawk", "nawk", "osascript", "julia", "Rscript", "R", "octave", "ipython", "jruby", "irb",
+     "guile", "racket", "sbcl", "clisp", "emacs", "vim", "vi", "nvim", "ed", "ex", "gdb", "java", "dotnet", "groovy",
+     "scala", "jshell", "erl", "escript", "elixir", "iex", "ghci", "runghc", "ocaml", "swipl", "qjs", "tsx", "ts-node",
+     "make", "m4", "sqlite3", "psysh"]
 )  # fmt: skip
-
 _VERSION = re.compile(r"-?[0-9][0-9.]*[a-z]?$")
-_ANYTHING = frozenset((*SHELLS, *INTERPRETERS))
 
 # What is built in (R60); a policy may declare each of them again.
 BUILT_IN = {
@@ -66,7 +69,7 @@ BUILT_IN = {
 def runs_anything(program: str) -> bool:
     """Whether a program, by name or path, is a shell or interpreter of any version: python3.11, /bin/bash."""
     name = program.rpartition("/")[2]
-    return name in _ANYTHING or _VERSION.sub("", name) in _ANYTHING
+    return name in INTERPRETERS or _VERSION.sub("", name) in INTERPRETERS
 
 
 def permission_matches(pattern: str, asked: str) -> bool:
