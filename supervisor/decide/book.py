@@ -1,0 +1,245 @@
+"""Everything that is counted, in memory: who began how much, used how much, failed how often, and runs now.
+
+Plain data with a bound. It does no I/O and has no clock: `now` is milliseconds since 1970. What changed is noted in
+`dirty`, so that whoever keeps it durable knows which rows to write; a row is written as it is then, with absolute
+values, so that writing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from supervisor.decide import breaker
+from supervisor.decide.bounds import agent_key, keys, plan_of
+from supervisor.decide.windows import DAY, HOUR, MINUTE, NOTHING, Daily, Spent, Windows, unmeasured
+
+if TYPE_CHECKING:
+    from supervisor.decide.bounds import Plan, Who
+    from supervisor.policy.snapshot import Breaker, Snapshot
+
+MAX_COUNTERS = 1_000_000
+COMMANDS = 128  # of one agent that are watched for repetition; the one that was longest not begun goes first
+_SWEEP_EVERY = 10_000  # ms between two looks for what is idle, once the book is full
+
+# ("rate", span, number of the window, key), ("day", key), ("breaker", agent), ("repeat", agent, command), ("run", id)
+Row = tuple[Any, ...]
+Repeat = tuple[int, int, int]  # start of the window that began with a first run, the count before it, the count in it
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A run between begin and end."""
+
+    agent: str
+    session: str
+    counted: tuple[tuple[int, int, str], ...]  # (span, number of the window, key)
+    charged: tuple[str, ...]  # keys of the daily budgets
+    began: int
+    timeout_ms: int  # 0 is none
+    cpu: int  # percent of one CPU
+
+
+class Book:
+    __slots__ = (
+        "_known", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places", "repeats",
+        "sessions", "windows",
+    )  # fmt: skip
+
+    def __init__(self, bound: int = MAX_COUNTERS) -> None:
+        self.bound = bound
+        self.windows = {span: Windows(span) for span in (MINUTE, HOUR, DAY)}
+        self.day = Daily()
+        self.sessions: dict[str, Spent] = {}
+        self.breakers: dict[str, breaker.State] = {}
+        self.repeats: dict[str, dict[str, Repeat]] = {}
+        self.live: dict[str, Live] = {}
+        self.places: dict[str, int] = {}  # runs that go on, by agent
+        self.dirty: set[Row] = set()
+        self._repeated = 0
+        self._swept = 0
+        self._known: Snapshot | None = None
+        self._plan: Plan
+
+    def __len__(self) -> int:
+        """How many counters there are."""
+        windows = sum(map(len, self.windows.values()))
+        return windows + len(self.day) + len(self.sessions) + len(self.breakers) + self._repeated
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        if self._known is not snapshot:
+            self._known, self._plan = snapshot, plan_of(snapshot)
+        return self._plan
+
+    def roll(self, now: int) -> None:
+        """Forget what is over; changes nothing that any decision depends on."""
+        hour = self.windows[HOUR].at
+        for window in self.windows.values():
+            window.roll(now)
+        self.day.roll(now)
+        if self.windows[HOUR].at != hour:
+            self.sweep(now)
+
+    def sweep(self, now: int) -> None:
+        """Forget breakers and repetitions of agents that were idle for a day."""
+        self._swept = now
+        for key, state in tuple(self.breakers.items()):
+            if now - max(state.since, state.until) > DAY and not state.trial:
+                self._breaker(key, breaker.CLOSED)
+        for key, commands in tuple(self.repeats.items()):
+            if now - max(start for start, _, _ in commands.values()) > DAY:
+                for command in tuple(commands):
+                    self._unwatch(key, command)
+
+    def room(self, plan: Plan, who: Who, session: str, now: int) -> bool:
+        """Whether what a run would count in fits below the bound."""
+        if len(self) + plan.needs <= self.bound:
+            return True
+        if now - self._swept >= _SWEEP_EVERY or now < self._swept:
+            self.sweep(now)
+        new = sum(keys(scope, who) not in self.windows[span].counts for scope, span in plan.counted)
+        new += sum(keys(scope, who) not in self.day.spent for scope in plan.charged)
+        new += plan.in_session and session not in self.sessions
+        new += plan.breaker and agent_key(who) not in self.repeats
+        return not new or len(self) + new <= self.bound
+
+    # --- what runs do ---------------------------------------------------------------------------------------------
+
+    def begin(
+        self, snapshot: Snapshot, run: str, who: Who, session: str, now: int, *, what: str, timeout_ms: int, cpu: int
+    ) -> None:
+        """A run that was admitted takes its place and is counted. `what` tells commands from each other."""
+        plan, agent = self.plan(snapshot), agent_key(who)
+        self.roll(now)
+        counted = self._count(plan, who)
+        charged = tuple(keys(scope, who) for scope in plan.charged)
+        self.live[run] = Live(agent, session, counted, charged, now, timeout_ms, cpu)
+        self.places[agent] = self.places.get(agent, 0) + 1
+        if charged:
+            self.dirty.add(("run", run))
+        if plan.in_session and session:
+            self.sessions.setdefault(session, NOTHING)
+        if not plan.breaker:
+            return
+        if (state := self.breakers.get(agent)) is not None:
+            self._breaker(agent, breaker.begun(state, run, now))
+        if snapshot.breaker.repeats and what:
+            times = self._again(agent, what, snapshot.breaker.repeat_window_ms, now)
+            if opened := breaker.repeated(snapshot.breaker, times, now):
+                self._breaker(agent, opened)
+
+    def opened(self, snapshot: Snapshot, who: Who, now: int) -> None:
+        """A session was opened: an action like a run."""
+        self.roll(now)
+        self._count(self.plan(snapshot), who)
+
+    def end(self, policy: Breaker, run: str, used: Spent | None, failed: bool | None, now: int) -> None:
+        """A run is over, however; one that is not known changes nothing. `used` None: nobody measured it."""
+        live = self._leave(run)
+        if live is None:
+            return
+        self.roll(now)
+        if used is None:
+            used = unmeasured(now - live.began, live.timeout_ms, live.cpu)
+        for key in live.charged:
+            self.day.spent[key] = self.day.spent.get(key, NOTHING).plus(used)
+            self.dirty.add(("day", key))
+        if live.session in self.sessions:  # it may be closed already, and its budget with it
+            self.sessions[live.session] = self.sessions[live.session].plus(used)
+        state = self.breakers.get(live.agent, breaker.CLOSED)
+        if policy.failures or state is not breaker.CLOSED:
+            self._breaker(live.agent, breaker.ended(state, policy, run, failed, now))
+
+    def forget(self, run: str) -> None:
+        """A run that took its place was not started after all: as if it had never been asked for."""
+        live = self._leave(run)
+        if live is None:
+            return
+        for span, at, key in live.counted:
+            if self.windows[span].take_back(key, at):
+                self.dirty.add(("rate", span, at, key))
+        state = self.breakers.get(live.agent)
+        if state is not None:
+            self._breaker(live.agent, breaker.untried(state, run))
+
+    def denied(self, snapshot: Snapshot, who: Who, now: int) -> None:
+        """Policy refused a request."""
+        agent = agent_key(who)
+        state = self.breakers.get(agent, breaker.CLOSED)
+        if snapshot.breaker.failures and (state is not breaker.CLOSED or len(self) < self.bound):
+            self._breaker(agent, breaker.denied(state, snapshot.breaker, now))
+
+    def reset(self, agent: str) -> bool:
+        """Close a breaker and forget what was repeated; False when there is none."""
+        known = agent in self.breakers or agent in self.repeats
+        self._breaker(agent, breaker.CLOSED)
+        for command in tuple(self.repeats.get(agent, ())):
+            self._unwatch(agent, command)
+        return known
+
+    def running(self, who: Who) -> int:
+        """How many runs of this agent go on."""
+        return self.places.get(agent_key(who), 0)
+
+    def watch(self, agent: str, command: str, repeat: Repeat) -> None:
+        """A command and how often it was begun; the oldest of too many goes."""
+        commands = self.repeats.setdefault(agent, {})
+        self._repeated += command not in commands
+        commands.pop(command, None)
+        commands[command] = repeat
+        if len(commands) > COMMANDS:
+            self._unwatch(agent, next(iter(commands)))
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _count(self, plan: Plan, who: Who) -> tuple[tuple[int, int, str], ...]:
+        counted = []
+        for scope, span in plan.counted:
+            window, key = self.windows[span], keys(scope, who)
+            window.add(key)
+            self.dirty.add(("rate", span, window.at, key))
+            counted.append((span, window.at, key))
+        return tuple(counted)
+
+    def _leave(self, run: str) -> Live | None:
+        live = self.live.pop(run, None)
+        if live is None:
+            return None
+        if self.places[live.agent] > 1:
+            self.places[live.agent] -= 1
+        else:
+            del self.places[live.agent]
+        if live.charged:
+            self.dirty.add(("run", run))
+        return live
+
+    def _breaker(self, agent: str, state: breaker.State) -> None:
+        if state == breaker.CLOSED:
+            if self.breakers.pop(agent, None) is None:
+                return
+        elif self.breakers.get(agent) == state:
+            return
+        else:
+            self.breakers[agent] = state
+        self.dirty.add(("breaker", agent))
+
+    def _again(self, agent: str, what: str, length: int, now: int) -> int:
+        """How often a command was begun within the window, this time included.
+
+        The window begins with a first run, so a burst is counted exactly; later on as in windows.py.
+        """
+        start, before, count = self.repeats.get(agent, {}).get(what, (now, 0, 0))
+        if not start <= now < start + 2 * length:
+            start, before, count = now, 0, 0
+        elif now >= start + length:
+            start, before, count = start + length, count, 0
+        self.watch(agent, what, (start, before, count + 1))
+        self.dirty.add(("repeat", agent, what))
+        return count + 1 + before * (length - 1 - (now - start)) // length
+
+    def _unwatch(self, agent: str, command: str) -> None:
+        del self.repeats[agent][command]
+        self._repeated -= 1
+        if not self.repeats[agent]:
+            del self.repeats[agent]
+        self.dirty.add(("repeat", agent, command))

@@ -1,0 +1,106 @@
+"""The rates and budgets of a policy, ready to be asked about, and the names under which things are counted. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor.decide.windows import DAY, HOUR, MINUTE
+
+if TYPE_CHECKING:
+    from supervisor.policy.snapshot import Snapshot
+
+SPANS = {"per_minute": MINUTE, "per_hour": HOUR, "per_day": DAY}
+SPAN_WORDS = {MINUTE: "minute", HOUR: "hour", DAY: "day"}
+# What a budget bounds: its key in policy, and how many of the counter's units are one of the policy's.
+RESOURCES = (("cpu", 1000), ("wall", 1000), ("written", 1), ("processes", 1))
+_LETTERS = {"caller": "c", "agent": "a", "user": "u", "channel": "h", "tool": "t"}
+_LONG = 64  # characters of a label; a longer one is counted under its beginning and its SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whose request it is: the caller as the kernel named it ("uid:1000", "unit:x.service"), the rest as labels."""
+
+    caller: str
+    agent: str = ""
+    user: str = ""
+    channel: str = ""
+    tool: str = ""
+
+
+def agent_key(who: Who) -> str:
+    """The agent of a caller: what the breaker, the queue and the places of concurrency know it as."""
+    return f"{who.caller}/{_short(who.agent)}"
+
+
+def keys(scope: str, who: Who) -> str:
+    """The name of the counter that a request counts in under a scope of policy. Missing labels count as one."""
+    if scope == "caller":
+        return f"c:{who.caller}"
+    return f"{_LETTERS[scope]}:{who.caller}/{_short(getattr(who, scope))}"
+
+
+def _short(label: str) -> str:
+    if len(label) <= _LONG:
+        return label
+    return f"{label[:24]}#{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class RateBound:
+    rule: str  # rates[0].per_minute
+    source: str
+    scope: str
+    span: int  # milliseconds
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetBound:
+    rule: str  # budgets[0].cpu
+    source: str
+    scope: str
+    session: bool  # of one session, else of a day
+    resource: int  # index into RESOURCES and Spent
+    most: int  # in the counter's units
+
+    @property
+    def unit(self) -> int:
+        return RESOURCES[self.resource][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rates: tuple[RateBound, ...]
+    budgets: tuple[BudgetBound, ...]
+    counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
+    charged: tuple[str, ...]  # scopes of which each run is charged to the day
+    in_session: bool  # whether there are budgets of sessions
+    breaker: bool
+    needs: int  # counters that one run may add at most
+    idle: bool  # nothing to ask at all
+
+
+def plan_of(snapshot: Snapshot) -> Plan:
+    rates = tuple(
+        RateBound(f"rates[{i}].{name}", rate.source, rate.scope, span, most)
+        for i, rate in enumerate(snapshot.rates)
+        for name, span in SPANS.items()
+        if (most := getattr(rate, name))
+    )
+    budgets = tuple(
+        BudgetBound(f"budgets[{i}].{name}", b.source, b.scope, b.period == "session", resource, most * unit)
+        for i, b in enumerate(snapshot.budgets)
+        for resource, ((name, unit), most) in enumerate(
+            zip(RESOURCES, (b.cpu_ms, b.wall_ms, b.written, b.processes), strict=True)
+        )
+        if most
+    )
+    counted = tuple(dict.fromkeys((r.scope, r.span) for r in rates))
+    charged = tuple(dict.fromkeys(b.scope for b in budgets if not b.session))
+    in_session = any(b.session for b in budgets)
+    breaker = bool(snapshot.breaker.failures or snapshot.breaker.repeats)
+    needs = len(counted) + len(charged) + in_session + 2 * breaker
+    return Plan(rates, budgets, counted, charged, in_session, breaker, needs, not (rates or budgets or breaker))

@@ -1,0 +1,177 @@
+"""How much is left: rates, budgets and the breaker, asked for every request before anything runs (R90, R96 to R103).
+
+`check` answers with what is left once this request has begun, or refuses with the rule that is reached and the time
+at which the same request passes again. It changes nothing but forgets what is over. What is counted stands in the
+Book (book.py); runs/meters.py keeps that durable. Pure: `now` is Unix time in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from supervisor.decide import breaker
+from supervisor.decide.book import MAX_COUNTERS, Book
+from supervisor.decide.bounds import RESOURCES, SPAN_WORDS, BudgetBound, RateBound, Who, agent_key, keys
+from supervisor.decide.windows import NOTHING, Spent
+from supervisor.errors import LimitReached
+
+if TYPE_CHECKING:
+    from supervisor.policy.snapshot import Limits, Snapshot
+
+__all__ = ["MAX_COUNTERS", "Book", "Spent", "Who", "agent_key", "check", "keys", "narrowed", "usage", "wall_left"]
+
+Left = tuple[tuple[str, int], ...]  # (rule, how much): actions; ms of cpu and wall; bytes; processes
+Bound = RateBound | BudgetBound
+
+_NAMES = {"cpu": "ms of CPU time", "wall": "ms of run time", "written": "bytes written", "processes": "processes"}
+_RETRY_ROOM = 60.0  # seconds: the shortest windows are over then
+
+
+def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> Left:
+    """What is left of each bound. `session` is the id of the session, "" for one that is opened for this request.
+
+    Raises LimitReached with rule, source, allowed, retry_after (seconds, exact, when nothing else begins until then)
+    and left (rule -> how much). A spent session has no retry_after: only another session helps.
+    """
+    plan = book.plan(snapshot)
+    if plan.idle:
+        return ()
+    at = int(now * 1000)
+    book.roll(at)
+    if plan.breaker and (state := book.breakers.get(agent_key(who))) is not None:
+        breaker.admit(state, snapshot.breaker, at)
+    left: list[tuple[str, int]] = []
+    worst: tuple[float, Bound] | None = None
+    for rate in plan.rates:
+        key, window = keys(rate.scope, who), book.windows[rate.span]
+        more = rate.most - window.used(key, at)
+        if more <= 0:
+            wait: float = window.wait(key, rate.most, at)
+            if worst is None or wait > worst[0]:
+                worst = wait, rate
+        left.append((rate.rule, max(0, more - 1)))
+    for budget in plan.budgets:
+        more = budget.most - _spent(budget, who, session, book)
+        if more <= 0:
+            wait = float("inf") if budget.session else book.day.until_midnight(at)
+            if worst is None or wait > worst[0]:
+                worst = wait, budget
+        left.append((budget.rule, max(0, more) // budget.unit))
+    if worst is not None:
+        _reached(worst[1], worst[0], left)
+    if not book.room(plan, who, session, at):
+        raise LimitReached(
+            f"{len(book)} counters are kept, and this request would need one more",
+            field="agent",
+            rule="counters",
+            layer="decision",
+            allowed=f"{book.bound} counters of all callers, agents, users, channels and tools together",
+            hint="state fewer different agents, users and channels; counters of a minute and an hour go by themselves",
+            retry_after=_RETRY_ROOM,
+        )
+    return tuple(left)
+
+
+def wall_left(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> int | None:
+    """Milliseconds of run time that the narrowest budget leaves; None is no such budget."""
+    book.roll(int(now * 1000))
+    found = [
+        max(0, budget.most - _spent(budget, who, session, book)) // budget.unit
+        for budget in book.plan(snapshot).budgets
+        if RESOURCES[budget.resource][0] == "wall"
+    ]
+    return min(found) if found else None
+
+
+def narrowed(snapshot: Snapshot, who: Who, session: str, book: Book, limits: Limits, now: float) -> Limits:
+    """The limits with the deadline at what a wall budget leaves, at least 1 ms."""
+    if not book.plan(snapshot).budgets:
+        return limits
+    left = wall_left(snapshot, who, session, book, now)
+    if left is None or (limits.timeout_ms and limits.timeout_ms <= left):
+        return limits
+    return replace(limits, timeout_ms=max(1, left))
+
+
+def usage(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> dict[str, Any]:
+    """What is used and left of every bound that concerns `who`, to be shown."""
+    at = int(now * 1000)
+    book.roll(at)
+    plan = book.plan(snapshot)
+    rates, budgets = [], []
+    for rate in plan.rates:
+        key, window = keys(rate.scope, who), book.windows[rate.span]
+        used = window.used(key, at)
+        rates.append(_row(rate, used, rate.most) | {"per": SPAN_WORDS[rate.span]})
+    for budget in plan.budgets:
+        used = _spent(budget, who, session, book) // budget.unit
+        shown = _row(budget, used, budget.most // budget.unit)
+        shown |= {"of": _NAMES[RESOURCES[budget.resource][0]], "period": "session" if budget.session else "day"}
+        if not budget.session:
+            shown["resets_in"] = book.day.until_midnight(at) / 1000
+        budgets.append(shown)
+    state = book.breakers.get(agent_key(who), breaker.CLOSED)
+    return {
+        "rates": rates,
+        "budgets": budgets,
+        "breaker": {"state": breaker.name(state, at), "failures": state.failures, "why": state.why},
+        "running": book.running(who),
+        "runs_per_agent": snapshot.concurrency.runs_per_agent,
+    }
+
+
+def _row(bound: Bound, used: int, most: int) -> dict[str, Any]:
+    return {
+        "rule": bound.rule,
+        "source": bound.source,
+        "scope": bound.scope,
+        "allowed": most,
+        "used": used,
+        "left": max(0, most - used),
+    }
+
+
+def _spent(budget: BudgetBound, who: Who, session: str, book: Book) -> int:
+    if budget.session:
+        return book.sessions.get(session, NOTHING)[budget.resource]
+    return book.day.spent.get(keys(budget.scope, who), NOTHING)[budget.resource]
+
+
+def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn:
+    if isinstance(bound, RateBound):
+        per = SPAN_WORDS[bound.span]
+        raise LimitReached(
+            f"this {bound.scope} has begun as much as policy lets it in one {per}",
+            field=bound.scope,
+            rule=bound.rule,
+            source=bound.source,
+            layer="decision",
+            allowed=f"{bound.most} runs and sessions in one {per}",
+            hint=f"the next one passes in {wait / 1000:.3f} s; do not repeat it before",
+            retry_after=wait / 1000,
+            left=dict(left),
+        )
+    most = f"{bound.most // bound.unit} {_NAMES[RESOURCES[bound.resource][0]]}"
+    if bound.session:
+        raise LimitReached(
+            "this session has used up its budget",
+            field="session",
+            rule=bound.rule,
+            source=bound.source,
+            layer="decision",
+            allowed=f"{most} in one session",
+            hint="nothing begins in this session any more: close it, and open another one",
+            left=dict(left),
+        )
+    raise LimitReached(
+        f"this {bound.scope} has used up its budget of the day",
+        field=bound.scope,
+        rule=bound.rule,
+        source=bound.source,
+        layer="decision",
+        allowed=f"{most} in one day (UTC)",
+        hint="nothing begins before midnight UTC, or until the operator raises the budget",
+        retry_after=wait / 1000,
+        left=dict(left),
+    )
