@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide import breaker
-from supervisor.decide.bounds import agent_key, keys, plan_of
+from supervisor.decide.bounds import agent_key, named, plan_of
 from supervisor.decide.windows import DAY, HOUR, MINUTE, NOTHING, Daily, Spent, Windows, unmeasured
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.decide.bounds import Plan, Who
     from supervisor.policy.snapshot import Breaker, Snapshot
 
@@ -42,7 +44,7 @@ class Live:
 
 class Book:
     __slots__ = (
-        "_known", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places", "repeats",
+        "_known", "_minute", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places", "repeats",
         "sessions", "windows",
     )  # fmt: skip
 
@@ -58,6 +60,7 @@ class Book:
         self.dirty: set[Row] = set()
         self._repeated = 0
         self._swept = 0
+        self._minute = -1
         self._known: Snapshot | None = None
         self._plan: Plan
 
@@ -73,6 +76,10 @@ class Book:
 
     def roll(self, now: int) -> None:
         """Forget what is over; changes nothing that any decision depends on."""
+        minute = now // MINUTE
+        if minute == self._minute:  # every longer window begins with a minute
+            return
+        self._minute = minute
         hour = self.windows[HOUR].at
         for window in self.windows.values():
             window.roll(now)
@@ -97,8 +104,9 @@ class Book:
             return True
         if now - self._swept >= _SWEEP_EVERY or now < self._swept:
             self.sweep(now)
-        new = sum(keys(scope, who) not in self.windows[span].counts for scope, span in plan.counted)
-        new += sum(keys(scope, who) not in self.day.spent for scope in plan.charged)
+        names = named(plan, who)
+        new = sum(names[scope] not in self.windows[span].counts for scope, span in plan.counted)
+        new += sum(names[scope] not in self.day.spent for scope in plan.charged)
         new += plan.in_session and session not in self.sessions
         new += plan.breaker and agent_key(who) not in self.repeats
         return not new or len(self) + new <= self.bound
@@ -111,8 +119,9 @@ class Book:
         """A run that was admitted takes its place and is counted. `what` tells commands from each other."""
         plan, agent = self.plan(snapshot), agent_key(who)
         self.roll(now)
-        counted = self._count(plan, who)
-        charged = tuple(keys(scope, who) for scope in plan.charged)
+        names = named(plan, who)
+        counted = self._count(plan, names)
+        charged = tuple(names[scope] for scope in plan.charged)
         self.live[run] = Live(agent, session, counted, charged, now, timeout_ms, cpu)
         self.places[agent] = self.places.get(agent, 0) + 1
         if charged:
@@ -131,7 +140,8 @@ class Book:
     def opened(self, snapshot: Snapshot, who: Who, now: int) -> None:
         """A session was opened: an action like a run."""
         self.roll(now)
-        self._count(self.plan(snapshot), who)
+        plan = self.plan(snapshot)
+        self._count(plan, named(plan, who))
 
     def end(self, policy: Breaker, run: str, used: Spent | None, failed: bool | None, now: int) -> None:
         """A run is over, however; one that is not known changes nothing. `used` None: nobody measured it."""
@@ -192,10 +202,10 @@ class Book:
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _count(self, plan: Plan, who: Who) -> tuple[tuple[int, int, str], ...]:
+    def _count(self, plan: Plan, names: Mapping[str, str]) -> tuple[tuple[int, int, str], ...]:
         counted = []
         for scope, span in plan.counted:
-            window, key = self.windows[span], keys(scope, who)
+            window, key = self.windows[span], names[scope]
             window.add(key)
             self.dirty.add(("rate", span, window.at, key))
             counted.append((span, window.at, key))

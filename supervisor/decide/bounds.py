@@ -35,6 +35,11 @@ def agent_key(who: Who) -> str:
     return f"{who.caller}/{_short(who.agent)}"
 
 
+def named(plan: Plan, who: Who) -> dict[str, str]:
+    """Scope -> name of the counter, for all scopes of a plan."""
+    return {scope: keys(scope, who) for scope in plan.scopes}
+
+
 def keys(scope: str, who: Who) -> str:
     """The name of the counter that a request counts in under a scope of policy. Missing labels count as one."""
     if scope == "caller":
@@ -75,6 +80,7 @@ class BudgetBound:
 class Plan:
     rates: tuple[RateBound, ...]
     budgets: tuple[BudgetBound, ...]
+    scopes: tuple[str, ...]  # of all of them
     counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
     charged: tuple[str, ...]  # scopes of which each run is charged to the day
     in_session: bool  # whether there are budgets of sessions
@@ -103,4 +109,5 @@ def plan_of(snapshot: Snapshot) -> Plan:
     in_session = any(b.session for b in budgets)
     breaker = bool(snapshot.breaker.failures or snapshot.breaker.repeats)
     needs = len(counted) + len(charged) + in_session + 2 * breaker
-    return Plan(rates, budgets, counted, charged, in_session, breaker, needs, not (rates or budgets or breaker))
+    scopes = tuple(dict.fromkeys((*(r.scope for r in rates), *charged)))
+    return Plan(rates, budgets, scopes, counted, charged, in_session, breaker, needs, not (rates or budgets or breaker))

@@ -8,15 +8,18 @@ Book (book.py); runs/meters.py keeps that durable. Pure: `now` is Unix time in s
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.decide import breaker
 from supervisor.decide.book import MAX_COUNTERS, Book
-from supervisor.decide.bounds import RESOURCES, SPAN_WORDS, BudgetBound, RateBound, Who, agent_key, keys
+from supervisor.decide.bounds import RESOURCES, SPAN_WORDS, BudgetBound, RateBound, Who, agent_key, keys, named
 from supervisor.decide.windows import NOTHING, Spent
 from supervisor.errors import LimitReached
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.policy.snapshot import Limits, Snapshot
 
 __all__ = ["MAX_COUNTERS", "Book", "Spent", "Who", "agent_key", "check", "keys", "narrowed", "usage", "wall_left"]
@@ -25,6 +28,7 @@ Left = tuple[tuple[str, int], ...]  # (rule, how much): actions; ms of cpu and w
 Bound = RateBound | BudgetBound
 
 _NAMES = {"cpu": "ms of CPU time", "wall": "ms of run time", "written": "bytes written", "processes": "processes"}
+SHOWN, SCANNED = 1000, 100_000
 _RETRY_ROOM = 60.0  # seconds: the shortest windows are over then
 
 
@@ -41,10 +45,11 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
     book.roll(at)
     if plan.breaker and (state := book.breakers.get(agent_key(who))) is not None:
         breaker.admit(state, snapshot.breaker, at)
+    names = named(plan, who)
     left: list[tuple[str, int]] = []
     worst: tuple[float, Bound] | None = None
     for rate in plan.rates:
-        key, window = keys(rate.scope, who), book.windows[rate.span]
+        key, window = names[rate.scope], book.windows[rate.span]
         more = rate.most - window.used(key, at)
         if more <= 0:
             wait: float = window.wait(key, rate.most, at)
@@ -52,7 +57,7 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
                 worst = wait, rate
         left.append((rate.rule, max(0, more - 1)))
     for budget in plan.budgets:
-        more = budget.most - _spent(budget, who, session, book)
+        more = budget.most - _spent(budget, names, session, book)
         if more <= 0:
             wait = float("inf") if budget.session else book.day.until_midnight(at)
             if worst is None or wait > worst[0]:
@@ -76,9 +81,11 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
 def wall_left(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> int | None:
     """Milliseconds of run time that the narrowest budget leaves; None is no such budget."""
     book.roll(int(now * 1000))
+    plan = book.plan(snapshot)
+    names = named(plan, who)
     found = [
-        max(0, budget.most - _spent(budget, who, session, book)) // budget.unit
-        for budget in book.plan(snapshot).budgets
+        max(0, budget.most - _spent(budget, names, session, book)) // budget.unit
+        for budget in plan.budgets
         if RESOURCES[budget.resource][0] == "wall"
     ]
     return min(found) if found else None
@@ -94,48 +101,67 @@ def narrowed(snapshot: Snapshot, who: Who, session: str, book: Book, limits: Lim
     return replace(limits, timeout_ms=max(1, left))
 
 
-def usage(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> dict[str, Any]:
-    """What is used and left of every bound that concerns `who`, to be shown."""
+def usage(snapshot: Snapshot, caller: str, book: Book, now: float) -> dict[str, Any]:
+    """What a caller, and each of its agents, users, channels and tools, used of every bound that concerns it.
+
+    Budgets of sessions are not among it: their owner asks for the session. At most SHOWN counters of each bound are
+    looked for among SCANNED.
+    """
     at = int(now * 1000)
     book.roll(at)
     plan = book.plan(snapshot)
-    rates, budgets = [], []
+    rates: list[dict[str, Any]] = []
     for rate in plan.rates:
-        key, window = keys(rate.scope, who), book.windows[rate.span]
-        used = window.used(key, at)
-        rates.append(_row(rate, used, rate.most) | {"per": SPAN_WORDS[rate.span]})
+        window = book.windows[rate.span]
+        for key, of in _names(rate.scope, caller, window.counts, window.before):
+            rates.append(_row(rate, of, window.used(key, at), rate.most) | {"per": SPAN_WORDS[rate.span]})
+    budgets: list[dict[str, Any]] = []
     for budget in plan.budgets:
-        used = _spent(budget, who, session, book) // budget.unit
-        shown = _row(budget, used, budget.most // budget.unit)
-        shown |= {"of": _NAMES[RESOURCES[budget.resource][0]], "period": "session" if budget.session else "day"}
-        if not budget.session:
-            shown["resets_in"] = book.day.until_midnight(at) / 1000
-        budgets.append(shown)
-    state = book.breakers.get(agent_key(who), breaker.CLOSED)
+        if budget.session:
+            continue
+        for key, of in _names(budget.scope, caller, book.day.spent):
+            used = book.day.spent.get(key, NOTHING)[budget.resource] // budget.unit
+            row = _row(budget, of, used, budget.most // budget.unit)
+            row["unit"] = _NAMES[RESOURCES[budget.resource][0]]
+            budgets.append(row)
     return {
         "rates": rates,
         "budgets": budgets,
-        "breaker": {"state": breaker.name(state, at), "failures": state.failures, "why": state.why},
-        "running": book.running(who),
+        "day_ends_in": book.day.until_midnight(at) / 1000,
+        "running": {k.partition("/")[2]: n for k, n in book.places.items() if k.partition("/")[0] == caller},
         "runs_per_agent": snapshot.concurrency.runs_per_agent,
     }
 
 
-def _row(bound: Bound, used: int, most: int) -> dict[str, Any]:
+def _names(scope: str, caller: str, *counters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, label) of every counter that a caller has in a scope; what has no label is among it, used or not."""
+    own = keys(scope, Who(caller))
+    if scope == "caller":
+        return [(own, "")]
+    found = {own: None}
+    for bucket in counters:
+        for key in islice(bucket, SCANNED):
+            if len(found) < SHOWN and key.startswith(own):
+                found[key] = None
+    return [(key, key[len(own) :]) for key in found]
+
+
+def _row(bound: Bound, of: str, used: int, most: int) -> dict[str, Any]:
     return {
         "rule": bound.rule,
         "source": bound.source,
         "scope": bound.scope,
+        "of": of,
         "allowed": most,
         "used": used,
         "left": max(0, most - used),
     }
 
 
-def _spent(budget: BudgetBound, who: Who, session: str, book: Book) -> int:
+def _spent(budget: BudgetBound, names: Mapping[str, str], session: str, book: Book) -> int:
     if budget.session:
         return book.sessions.get(session, NOTHING)[budget.resource]
-    return book.day.spent.get(keys(budget.scope, who), NOTHING)[budget.resource]
+    return book.day.spent.get(names[budget.scope], NOTHING)[budget.resource]
 
 
 def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn:

@@ -62,7 +62,7 @@ class Meters:
         self._seen: dict[int, int] = {}  # the windows that the rows are of, by span; 0 is the day
 
     async def load(self) -> int:
-        """Read what the last process left; how many runs were open then: those are charged by this. Raises Unavailable."""
+        """Read what the last process left. How many runs it left open; they are charged by this. Raises Unavailable."""
         await self._store.migrate(tally.PART, tally.SCHEMA)
         now = self._now()
         self.book, rules, open_runs = await self._store.write(partial(tally.load, now=now, bound=self.book.bound))
@@ -71,6 +71,10 @@ class Meters:
             self._seen[span] = at
             self._purge(span, at - bool(span))
         return open_runs
+
+    def known(self, snapshot: Snapshot) -> None:
+        """This policy serves from now on: its entries are ones that may go unused."""
+        self.rules.known(snapshot)
 
     def on_breaker(self, told: Callable[[dict[str, Any]], None]) -> None:
         """Have `told` called with what breakers() says of one, whenever it opens, opens anew or closes."""
@@ -147,10 +151,18 @@ class Meters:
 
     # --- what people ask ------------------------------------------------------------------------------------------
 
-    def usage(self, snapshot: Snapshot, who: Who, session: str = "") -> dict[str, Any]:
-        """What is used and left of every bound that concerns `who`."""
-        found = meters.usage(snapshot, who, session, self.book, self._clock())
+    def usage(self, snapshot: Snapshot, caller: str, now: float) -> dict[str, Any]:
+        """What is used and left of every bound that concerns a caller ("uid:N", "unit:…") and its agents and users."""
+        found = meters.usage(snapshot, caller, self.book, now)
         return found | {"counters": len(self.book), "counters_allowed": self.book.bound}
+
+    def rule_used(self, rule: str) -> None:
+        """A rule had a part in a decision; `rule` as the decision names it. Cheap, and written now and then."""
+        self.rules.used(rule)
+
+    def unused(self, snapshot: Snapshot, days: int, now: float) -> list[dict[str, Any]]:
+        """Entries of the policy that had a part in no decision for so many days (R154)."""
+        return self.rules.unused(snapshot, days, now)
 
     def breakers(self) -> list[dict[str, Any]]:
         """Those that are not simply closed, open ones first; at most SHOWN. Times are Unix time in seconds."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHOWN_ARGS = 32  # words of a command that are kept to be shown
 SHOWN_WORD = 256  # characters of each
 _RETRY = 1.0  # seconds: runs end all the time
+_TELL_EACH = 20e-6  # seconds that telling positions costs for each who waits: so long it is put off, and done once
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,8 @@ class Entry:
     uid: int
     argv: tuple[str, ...]
     since: float = field(default_factory=time.time)
+    notice: Callable[[int], None] | None = None  # called with the position, at first and whenever it changed
+    position: int = 0  # that was told last
     turn: asyncio.Future[None] | None = None
     free: Callable[[int], bool] = lambda _: True
 
@@ -56,6 +59,7 @@ class Queue:
         self._full: set[str] = set()
         self._promised: dict[str, int] = {}  # places handed out and not taken yet, by agent
         self._total = 0  # of _promised
+        self._telling: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -79,8 +83,9 @@ class Queue:
         self._waiting.setdefault(agent, OrderedDict())[entry.id] = entry
         if agent not in self._full:
             self._ring.setdefault(agent, None)
+        self._moved()
         timer = loop.call_later(policy.queue_time_ms / 1000, self._late, entry, policy)
-        self.freed()
+        self._hand_out()
         try:
             await entry.turn
         finally:
@@ -88,16 +93,59 @@ class Queue:
             self._leave(entry)
 
     def freed(self, agent: str | None = None) -> None:
-        """A run ended, of `agent` if that is known, or something else may have made room: hand out what there is."""
-        if agent in self._full:
-            self._full.discard(agent)
-            self._ring[agent] = None
+        """A run of `agent` ended. None: other bounds hold from now on, so all are looked at anew."""
+        for one in (agent,) if agent is not None else sorted(self._full):
+            if one in self._full:
+                self._full.discard(one)
+                self._ring[one] = None
+        self._hand_out()
+
+    def cancel(self, ident: str, uid: int | None = None) -> dict[str, Any]:
+        """Take a request out; whoever waits for it gets Conflict. `uid` None may take out any. Raises NotFound."""
+        entry = self._entries.get(ident)
+        if entry is None or (uid is not None and entry.uid != uid) or not self._holds(entry):
+            raise NotFound(
+                f"nothing waits as {ident[:64]!r}",
+                field="id",
+                hint="it may have begun: `stockade queue list` shows what waits",
+            )
+        shown = self._shown(entry, None)
+        self._refuse(entry, Conflict("the request was taken out of the queue", field="queue", queued=entry.id))
+        return shown
+
+    def entries(self, uid: int | None = None) -> list[dict[str, Any]]:
+        """Those that wait (of `uid`), in the order of their turns if a place came free for each; position 1 is next.
+
+        Agents that wait for one of their own runs to end come after the others.
+        """
+        return [
+            self._shown(entry, position)
+            for position, entry in enumerate(self._order(), 1)
+            if uid is None or entry.uid == uid
+        ]
+
+    def close(self, error: Exception) -> None:
+        """Everybody who waits gets `error`: the service ends, or everything was stopped."""
+        for entry in tuple(self._entries.values()):
+            if self._holds(entry):
+                self._refuse(entry, error)
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
         while self._ring and self._room(self._total):
             head = next(iter(self._ring))
             entries = self._waiting[head]
             entry = next(iter(entries.values()))
+            if entry.turn is None or entry.turn.done():  # whoever waited is gone, and about to say so
+                self._remove(entry)
+                continue
             promised = self._promised.get(head, 0)
             del self._ring[head]
+            self._moved()
             if not entry.free(promised):
                 self._full.add(head)
                 continue
@@ -108,55 +156,7 @@ class Queue:
                 del self._waiting[head]
             self._promised[head] = promised + 1
             self._total += 1
-            if entry.turn is not None and not entry.turn.done():
-                entry.turn.set_result(None)
-
-    def cancel(self, ident: str, uid: int | None = None) -> Entry:
-        """Take a request out; whoever waits for it gets Conflict. `uid` None may take out any. Raises NotFound."""
-        entry = self._entries.get(ident)
-        if entry is None or (uid is not None and entry.uid != uid) or not self._holds(entry):
-            raise NotFound(
-                f"nothing waits as {ident[:64]!r}",
-                field="id",
-                hint="it may have begun: `stockade queue list` shows all",
-            )
-        self._refuse(entry, Conflict("the request was taken out of the queue", field="queue", queued=entry.id))
-        return entry
-
-    def entries(self, uid: int | None = None) -> list[dict[str, Any]]:
-        """Those that wait (of `uid`), in the order of their turns if a place came free for each; position 1 is next.
-
-        Agents that wait for one of their own runs to end come after the others.
-        """
-        order = [*self._ring, *sorted(self._full & self._waiting.keys())]
-        rounds = sorted(
-            (
-                (depth, index, entry)
-                for index, agent in enumerate(order)
-                for depth, entry in enumerate(self._waiting[agent].values())
-            ),
-            key=lambda found: found[:2],
-        )
-        return [
-            {
-                "id": entry.id,
-                "agent": entry.agent,
-                "position": position,
-                "since": entry.since,
-                "argv": list(entry.argv),
-                "waits_for": "its own runs" if entry.agent in self._full else "a place",
-            }
-            for position, (_, _, entry) in enumerate(rounds, 1)
-            if uid is None or entry.uid == uid
-        ]
-
-    def close(self, error: Exception) -> None:
-        """Everybody who waits gets `error`: the service ends, or everything was stopped."""
-        for entry in tuple(self._entries.values()):
-            if self._holds(entry):
-                self._refuse(entry, error)
-
-    # --- parts ----------------------------------------------------------------------------------------------------
+            entry.turn.set_result(None)
 
     def _check(self, agent: str, policy: Concurrency) -> None:
         own = len(self._waiting.get(agent, ()))
@@ -207,7 +207,40 @@ class Queue:
         """Whether it still waits: it has neither a place nor an error."""
         return entry.id in self._waiting.get(entry.agent, ())
 
+    def _order(self) -> list[Entry]:
+        agents = [*self._ring, *sorted(self._full & self._waiting.keys())]
+        rounds = [
+            (depth, index, entry)
+            for index, agent in enumerate(agents)
+            for depth, entry in enumerate(self._waiting[agent].values())
+        ]
+        return [entry for _, _, entry in sorted(rounds, key=lambda found: found[:2])]
+
+    def _shown(self, entry: Entry, position: int | None) -> dict[str, Any]:
+        return {
+            "id": entry.id,
+            "agent": entry.agent,
+            "position": position,
+            "since": entry.since,
+            "argv": list(entry.argv),
+            "waits_for": "its own runs" if entry.agent in self._full else "a place",
+        }
+
+    def _moved(self) -> None:
+        """Positions changed: tell those who want to know, soon, and once for many changes."""
+        if self._telling is None and self._entries:
+            delay = _TELL_EACH * len(self._entries)
+            self._telling = asyncio.get_running_loop().call_later(delay, self._announce)
+
+    def _announce(self) -> None:
+        self._telling = None
+        for position, entry in enumerate(self._order(), 1):
+            if entry.notice is not None and entry.position != position:
+                entry.position = position
+                entry.notice(position)
+
     def _remove(self, entry: Entry) -> None:
+        self._moved()
         entries = self._waiting[entry.agent]
         del entries[entry.id]
         if not entries:
