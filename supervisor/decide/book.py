@@ -44,8 +44,8 @@ class Live:
 
 class Book:
     __slots__ = (
-        "_known", "_minute", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places", "repeats",
-        "sessions", "windows",
+        "_known", "_minute", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places",
+        "repeats", "sessions", "windows",
     )  # fmt: skip
 
     def __init__(self, bound: int = MAX_COUNTERS) -> None:

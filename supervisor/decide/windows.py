@@ -5,9 +5,9 @@ was used of a bound is estimated as
 
     this window's count + the last one's x (the part of it that a sliding window would still cover)
 
-One more passes while that, rounded down, is below the bound. So in no aligned window pass more than `bound`, and in
-no window at all twice the bound or more: at a fraction f of the window at most bound x (1 + f). Use that is even over
-the time is counted exactly.
+One more passes while that, rounded down, is below the bound. So in no aligned window pass more than `bound`, and in no
+window at all more than twice that: one that begins at a fraction f of an aligned one holds at most bound x (1 + f) + 1.
+Use that is even over the time is counted exactly.
 
 Each bucket is a dict of small numbers: about 160 bytes a key with the key, nothing that the garbage collector has to
 visit one by one, and what is over is dropped whole. Times are milliseconds since 1970.
@@ -49,16 +49,16 @@ class Windows:
         if not before:
             return count
         gone = max(0, now - self.at * self.length)  # 0 while a clock that was set back a little catches up
-        return count + before * (self.length - gone) // self.length
+        return count + before * (self.length - 1 - gone) // self.length
 
     def wait(self, key: str, bound: int, now: int) -> int:
         """Milliseconds until one more passes when nothing else does; 0 is now. `bound` is at least 1."""
         count, before = self.counts.get(key, 0), self.before.get(key, 0)
         gone, length = now - self.at * self.length, self.length
-        if count < bound:  # from when on is before x (length - gone) < (bound - count) x length?
-            since = length - ((bound - count) * length - 1) // before if before else 0
+        if count < bound:  # from when on is before x (length - 1 - gone) < (bound - count) x length?
+            since = length - 1 - ((bound - count) * length - 1) // before if before else 0
             return max(0, since - gone)
-        since = length - (bound * length - 1) // count  # of the next window, of which this one is then the last
+        since = length - 1 - (bound * length - 1) // count  # of the next window, of which this one is then the last
         return length - gone + max(0, since)
 
     def add(self, key: str) -> None:
