@@ -117,11 +117,11 @@ class ReasonView(Open):
     """Why a request is asked about."""
 
     rule: str = Field(description="the key of policy")
-    source: str = Field(description="FILE:LINE")
+    source: str | None = Field(description="FILE:LINE")
     detail: str
     subject: str = Field(description="what an answer for a whole session would be given for")
-    start: int = Field(description="of the part of the command that it is about, in characters; -1: all of it")
-    end: int
+    start: int = Field(default=-1, description="of the part of the command that it is about, in characters; -1: all")
+    end: int = -1
     blanket: bool = Field(description="whether it can be approved for a whole session")
 
 

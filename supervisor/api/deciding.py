@@ -88,7 +88,7 @@ async def request_access(call: Call) -> Answer:
 
 
 async def enroll(call: Call) -> Answer:
-    return answer(await to_the_end(call.supervisor.desk.enroll(call.peer)), 201)
+    return answer(await to_the_end(call.supervisor.desk.enroll(call.peer, call.code)), 201)
 
 
 # --- why ------------------------------------------------------------------------------------------------------
@@ -99,7 +99,8 @@ async def explain(call: Call) -> Answer:
 
 
 async def get_unused(call: Call) -> Answer:
-    return answer({"days": call.query.days, "rules": await call.supervisor.desk.unused(call.peer, call.query.days)})
+    found = await call.supervisor.desk.unused(call.peer, call.query.days)
+    return answer({"days": call.query.days, "rules": [views.timed(r) for r in found]})
 
 
 async def get_tools(call: Call) -> Answer:
@@ -114,19 +115,20 @@ async def get_tool(call: Call) -> Answer:
 
 
 async def get_breakers(call: Call) -> Answer:
-    return answer({"breakers": call.supervisor.desk.breakers(call.peer)})
+    return answer({"breakers": [views.timed(b) for b in call.supervisor.desk.breakers(call.peer)]})
 
 
 async def reset_breaker(call: Call) -> Answer:
-    return answer(await to_the_end(call.supervisor.desk.reset_breaker(call.peer, call.body.key, call.code)))
+    done = await to_the_end(call.supervisor.desk.reset_breaker(call.peer, call.body.key, call.code))
+    return answer(views.timed(done))
 
 
 async def get_queue(call: Call) -> Answer:
-    return answer({"queue": call.supervisor.desk.queue(call.peer)})
+    return answer({"queue": [views.timed(e) for e in call.supervisor.desk.queue(call.peer)]})
 
 
 async def leave_queue(call: Call) -> Answer:
-    return answer(await call.supervisor.desk.leave_queue(call.peer, call.id))
+    return answer(views.timed(await call.supervisor.desk.leave_queue(call.peer, call.id)))
 
 
 async def get_usage(call: Call) -> Answer:

@@ -39,10 +39,7 @@ def headers(error: StockadeError, request_id: str) -> dict[str, str]:
 
 def members(error: StockadeError, request_id: str) -> dict[str, Any]:
     """The problem document of an error; `instance` ties it to the logs."""
-    found = {**error.as_dict(), "instance": f"urn:stockade:request:{request_id}"}
-    if isinstance(found.get("expires"), (int, float)):
-        found["expires"] = views.moment(found["expires"])
-    return found
+    return views.timed({**error.as_dict(), "instance": f"urn:stockade:request:{request_id}"})
 
 
 def response(error: StockadeError, request_id: str) -> web.Response:

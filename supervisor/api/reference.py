@@ -39,6 +39,8 @@ on what it may do. A process inside one of Stockade's own sessions may ask for `
 
 - **`X-Request-Id`** is on every answer: the client's own if it is at most 64 characters of `A-Za-z0-9._:-`,
   otherwise a fresh one. It is in the log and in the audit records too.
+- **Permissions** stand beside each route. A caller has those of its role, and of roles it was granted for a time. One
+  sees what is one's own; with `agent:read_all` or `approvals:read` everybody's.
 - **Errors** are problem documents (`application/problem+json`, RFC 9457) with `code`, `detail`, `field`, `hint`,
   and `retry`: `never`, `after_change`, `after_approval` or `later`. With `later` goes `Retry-After`.
 - **`Idempotency-Key`** on whatever acts: the same key with the same request from the same uid is carried out once and
@@ -47,6 +49,23 @@ on what it may do. A process inside one of Stockade's own sessions may ask for `
 - **Quantities** carry their unit, as in policy: `"512M"` (powers of 1024), `"80%"` of one CPU, `"500ms"`, `"60s"`.
 - **A client that vanishes** ends the run it waits for, with the cause `cancelled`, unless it asked for `background`.
 - **Connections** are kept alive; at most 256 at a time, 64 of one uid.
+
+## What takes a person
+
+Policy can want a person's yes for a run, a privileged order, or a role for a time. Then the answer is **202** with a
+problem document: `code` is `approval_required`, `approval` the question's id, `Location` its path. Nothing has run.
+
+```sh
+curl --unix-socket /run/stockade/api.sock http://localhost/v1/approvals/apr-…/wait?timeout=10m   # until it is answered
+```
+
+Once it is approved, the same request again is carried out; a run that says `"wait_approval": "10m"` waits by itself. A
+yes is bound to exactly what was shown (`target`): command, directory, names of variables, policy, and the contents of
+the scripts that the command names. Nobody answers a question of their own. A no, and silence until `expires`, is a 403
+with the code `approval_denied`.
+
+Where the caller's role takes one-time codes (RFC 6238), what is privileged wants one in the header `X-Stockade-Code`:
+without, or with one that is wrong or was used before, the answer is a 403 with the code `step_up_required`.
 
 ## Streaming
 
@@ -58,12 +77,18 @@ curl --unix-socket /run/stockade/api.sock -N http://localhost/v1/runs -H 'Accept
 ```
 
 ```
+{"type":"approval","approval":{"id":"apr-…","state":"pending","expires":"…"}}
+{"type":"queued","queued":"run-…","position":2}
 {"type":"started","run":{"id":"run-…",…}}
 {"type":"stdout","offset":0,"data":"cc -c a.c\\n"}
 {"type":"stderr","offset":0,"data_base64":"/w=="}
 {"type":"heartbeat"}
 {"type":"finished","run":{"id":"run-…","cause":"exited","exit_code":0,…}}
 ```
+
+The first two come only where the run has to wait: for a person's answer, if the body says for how long
+(`"wait_approval": "10m"`), or for a place, with a new frame whenever its position changes. What goes wrong after
+a frame was sent is a last frame `{"type":"error","problem":{…}}`.
 
 `offset` counts the bytes of that stream. `data_base64` stands in for `data` where the bytes are not UTF-8; a character
 is never cut in two. A heartbeat comes after 15 s of silence. After a lost connection a run in the background is

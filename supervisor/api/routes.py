@@ -41,6 +41,8 @@ class Route:
     statuses: tuple[int, ...] = (200,)
     also: tuple[str, ...] = ()  # other content types than JSON that it may answer with
     inside: bool = False  # open to a process in one of Stockade's own cgroups
+    hedged: bool = False  # may take a person's yes and a one-time code, though not for what is one's own
+    code_only: bool = False  # may take a one-time code
 
     @property
     def acts(self) -> bool:
@@ -50,12 +52,12 @@ class Route:
     @property
     def asks(self) -> bool:
         """Whether somebody may have to approve it first: then it is answered by a problem with the status 202."""
-        return self.permission in PRIVILEGED or self.dry is not None
+        return self.permission in PRIVILEGED or self.dry is not None or self.hedged
 
     @property
     def code(self) -> bool:
         """Whether it reads the one-time code of X-Stockade-Code."""
-        return self.asks or self.permission == "approvals:answer"
+        return self.asks or self.code_only
 
     @property
     def place(self) -> Place | None:
@@ -174,25 +176,26 @@ ROUTES: tuple[Route, ...] = (
           "agent:read", _QUESTION, query=schema.WaitQuery, statuses=(200, 202)),
     Route("POST", "/v1/approvals/{id}/approve", deciding.approve,
           "Say yes, for as much as `scope` says; never to one's own question",
-          "approvals:answer", _QUESTION, body=schema.ApproveBody, body_optional=True),
+          "approvals:answer", _QUESTION, body=schema.ApproveBody, body_optional=True, code_only=True),
     Route("POST", "/v1/approvals/{id}/deny", deciding.deny,
           "Say no",
-          "approvals:answer", _QUESTION, body=schema.DenyBody, body_optional=True),
+          "approvals:answer", _QUESTION, body=schema.DenyBody, body_optional=True, code_only=True),
     Route("DELETE", "/v1/approvals/{id}", deciding.withdraw,
-          "Take back one's own question",
+          "Take back one's own question, with approvals:answer anybody's",
           "agent:read", _QUESTION, body=schema.EmptyBody, body_optional=True),
     Route("GET", "/v1/grants", deciding.get_grants,
           "List what was approved and can still be used: one's own, with approvals:read everybody's",
           "agent:read", answers.GrantList),
     Route("DELETE", "/v1/grants/{id}", deciding.revoke,
-          "Take a grant back",
-          "grants:revoke", answers.GrantView, body=schema.EmptyBody, body_optional=True),
+          "Take a grant back: one's own, with grants:revoke anybody's",
+          "agent:read", answers.GrantView, body=schema.EmptyBody, body_optional=True, hedged=True),
     Route("POST", "/v1/access", deciding.request_access,
           "Ask for a role for a time",
           "access:request", _QUESTION, body=schema.AccessBody, statuses=(202,)),
     Route("POST", "/v1/mfa", deciding.enroll,
           "Make the caller's key for one-time codes (RFC 6238); it is shown this once",
-          "agent:read", answers.KeyView, body=schema.EmptyBody, body_optional=True, statuses=(201,)),
+          "agent:read", answers.KeyView, body=schema.EmptyBody, body_optional=True, statuses=(201,),
+          code_only=True),
     Route("GET", "/v1/breakers", deciding.get_breakers,
           "List who is stopped for failing or for repeating itself",
           "agent:read", answers.BreakerList),

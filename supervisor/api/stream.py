@@ -2,8 +2,8 @@
 
 Frames, one JSON object a line:
 
-    {"type": "approval", "approval": {…}}                  somebody is asked first; for as long as the request waits
-    {"type": "queued", "position": 3}                      it waits for a place; again whenever the position changes
+    {"type": "approval", "approval": {"id": "apr-…", …}}   somebody is asked first; for as long as the request waits
+    {"type": "queued", "queued": "run-…", "position": 3}   it waits for a place; again whenever the position changes
     {"type": "started", "run": {…}}
     {"type": "stdout", "offset": 0, "data": "…"}          or "data_base64" where the bytes are not UTF-8
     {"type": "stderr", "offset": 0, "data": "…"}
@@ -122,9 +122,9 @@ class _Early:
         self._sender: asyncio.Task[web.StreamResponse] | None = None
 
     def notice(self, frame: dict[str, Any]) -> None:
-        """Send a frame; the question of one of the type approval is a Question of approvals/."""
+        """Send a frame, without waiting for it."""
         if frame["type"] == "approval":
-            frame = {**frame, "approval": views.question(frame["approval"])}
+            frame = {**frame, "approval": views.timed(frame["approval"])}
         self._frames.put_nowait(frame)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
@@ -283,5 +283,7 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 def _server_sent(event: Event) -> bytes:
-    data = json.dumps({"kind": event.kind, "time": views.moment(event.time), **event.data}, separators=(",", ":"))
+    data = json.dumps(
+        {"kind": event.kind, "time": views.moment(event.time), **views.timed(event.data)}, separators=(",", ":")
+    )
     return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n".encode("ascii")

@@ -20,7 +20,7 @@ NO_NUL: Final = r"^[^\x00]*$"
 NAME: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 LABEL: Final = r"^[a-z][a-z0-9_.-]{0,63}$"
 SESSION: Final = r"^ses-[0-9a-z]{8,32}$"
-KEY: Final = r"^[^\x00-\x1f\x7f-\x9f]{1,256}$"
+KEY: Final = r"^[^\x00-\x1f\x7f-\x9f]{1,600}$"
 
 
 def _no_nul(text: str) -> str:
@@ -110,8 +110,8 @@ Count = Annotated[int, BeforeValidator(_read("count")), _quantity_schema("count"
 Times = Annotated[
     int,
     BeforeValidator(_whole),
-    Field(ge=1, le=1_000_000),
-    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 1_000_000}),
+    Field(ge=1, le=10_000),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 10_000}),
 ]
 Time = Annotated[int, BeforeValidator(_read("time")), _quantity_schema("time")]
 

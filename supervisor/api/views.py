@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 HEAD_TAIL_BYTES = 64 << 10  # of each stream in an answer; what is longer is cut to its head and tail
 STREAMS = ("stdout", "stderr")
+_MOMENTS = frozenset(("created", "expires", "known_since", "last_used", "since", "until"))
 
 
 def moment(seconds: float | None) -> str | None:
@@ -19,6 +20,11 @@ def moment(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def timed(members: dict[str, Any]) -> dict[str, Any]:
+    """`members` with those that are a Unix time written as everywhere else in the API."""
+    return {k: moment(v) if k in _MOMENTS and isinstance(v, (int, float)) else v for k, v in members.items()}
 
 
 def run(found: Run, *, output: bool = True) -> dict[str, Any]:

@@ -25,12 +25,14 @@ from supervisor import errors
 from supervisor.layout import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 CHUNK = 65536  # bytes; one pipe buffer
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
 JSON = "application/json"
+PROBLEM = "application/problem+json"
+CODE = "X-Stockade-Code"
 
 
 class _Connection(http.client.HTTPConnection):
@@ -111,9 +113,12 @@ class Client:
         self.path = path or os.environ.get("STOCKADE_SOCKET") or layout().socket
         self.timeout = timeout
 
-    def call(self, method: str, route: str, body: Any = None, **query: Any) -> Any:
-        """The JSON answer of one request (None when it has no body). Raises errors.StockadeError."""
-        with self._answer(method, route, body, JSON, query) as answer:
+    def call(self, method: str, route: str, body: Any = None, *, code: str | None = None, **query: Any) -> Any:
+        """The JSON answer of one request (None when it has no body). Raises errors.StockadeError.
+
+        `code` is a one-time code, for what takes one. What waits for a person raises ApprovalRequired.
+        """
+        with self._answer(method, route, body, JSON, query, _coded(code)) as answer:
             return self._json(answer)
 
     def raw(self, method: str, route: str, **query: Any) -> bytes:
@@ -121,18 +126,24 @@ class Client:
         with self._answer(method, route, None, "*/*", query) as answer:
             return self._read(answer)
 
-    def frames(self, method: str, route: str, body: Any = None, **query: Any) -> Generator[dict[str, Any]]:
+    def frames(
+        self, method: str, route: str, body: Any = None, *, code: str | None = None, **query: Any
+    ) -> Generator[dict[str, Any]]:
         """The NDJSON frames of an answer as they arrive; closing the iterator closes the connection."""
-        with self._answer(method, route, body, NDJSON, query) as answer:
+        with self._answer(method, route, body, NDJSON, query, _coded(code)) as answer:
             if answer.headers.get_content_type() != NDJSON:
                 raise errors.Unavailable(f"{route} answered {answer.headers.get_content_type()}, not {NDJSON}")
             for line in self._lines(answer):
                 if line:
                     yield _object(line)
 
-    def events(self, route: str = "/v1/events", **query: Any) -> Generator[tuple[str, Any]]:
-        """(event, data) of a server-sent stream as they arrive."""
+    def events(
+        self, route: str = "/v1/events", *, opened: Callable[[], None] | None = None, **query: Any
+    ) -> Generator[tuple[str, Any]]:
+        """(event, data) of a server-sent stream as they arrive. `opened` is called once nothing can be missed."""
         with self._answer("GET", route, None, EVENTS, query) as answer:
+            if opened is not None:
+                opened()
             name, data = "message", b""
             for line in self._lines(answer):
                 key, _, value = line.partition(b":")
@@ -149,7 +160,7 @@ class Client:
     def send(self, route: str, chunks: Iterable[bytes]) -> None:
         """POST a body of unknown length, chunk by chunk (RFC 9112, 7.1). Raises errors.StockadeError."""
         headers = {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
-        with self._answer("POST", route, chunks, JSON, {}, headers) as answer:
+        with self._answer("POST", route, chunks, JSON, {}, headers, chunked=True) as answer:
             self._read(answer)
 
     def run(
@@ -181,10 +192,12 @@ class Client:
         accept: str,
         query: Mapping[str, Any],
         headers: Mapping[str, str] | None = None,
+        *,
+        chunked: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
         target = route + ("?" + urlencode({k: v for k, v in query.items() if v is not None}) if query else "")
         fields = {"Accept": accept, **(headers or {})}
-        if body is not None and headers is None:
+        if body is not None and not chunked:
             body, fields["Content-Type"] = json.dumps(body).encode("ascii"), JSON
         connection = _Connection(self.path, self.timeout)
         with contextlib.closing(connection):
@@ -194,13 +207,13 @@ class Client:
                 raise unreachable(self.path, e) from e
             # A refusal may come, and the connection close, before the whole body is read: read it all the same.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, target, body, fields, encode_chunked=headers is not None)
+                connection.request(method, target, body, fields, encode_chunked=chunked)
             try:
                 answer = connection.getresponse()
             except (OSError, http.client.HTTPException) as e:
                 raise _broken(e) from e
             with contextlib.closing(answer):
-                if answer.status >= 400:
+                if answer.status >= 400 or answer.headers.get_content_type() == PROBLEM:
                     raise from_problem(self._json(answer, strict=False), answer.status)
                 yield answer
 
@@ -236,6 +249,10 @@ class Client:
                 yield b"".join([*rest, line]).removesuffix(b"\r")
                 rest = []
             rest.append(tail)
+
+
+def _coded(code: str | None) -> dict[str, str]:
+    return {} if code is None else {CODE: code}
 
 
 def stdin_member(data: bytes) -> dict[str, str]:

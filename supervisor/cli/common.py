@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from supervisor.cli.client import Client
     from supervisor.errors import StockadeError
+
+T = TypeVar("T")
 
 EXIT_FAILED = 1  # refused, not found, not reachable, a check that failed
 EXIT_USAGE = 2
@@ -35,6 +37,13 @@ socket_option = click.option(
     help="The service's socket. Default: $STOCKADE_SOCKET, else /run/stockade/api.sock.",
 )
 
+code_option = click.option(
+    "--code",
+    metavar="DIGITS",
+    envvar="STOCKADE_CODE",
+    help="A one-time code, where your role takes one. Default: $STOCKADE_CODE, else asked for on a terminal.",
+)
+
 json_option = click.option("--json", "as_object", is_flag=True, help="Print the service's own JSON object.")
 
 
@@ -43,6 +52,33 @@ def client(*, timeout: float | None = 30.0) -> Client:
     from supervisor.cli.client import Client
 
     return Client(click.get_current_context().find_root().meta.get("stockade.socket"), timeout=timeout)
+
+
+def with_code(order: Callable[[str | None], T], code: str | None) -> T:
+    """Give an order; where it takes a one-time code and none was given, ask for one on the terminal and give it again.
+
+    Raises errors.StepUpRequired when there is nobody to ask, and whatever `order` raises.
+    """
+    from supervisor.errors import StepUpRequired
+
+    try:
+        return order(code)
+    except StepUpRequired as e:
+        if code is not None or not on_terminal():
+            raise
+        report(e)
+    return order(click.prompt("One-time code", hide_input=True, err=True).strip())
+
+
+def privileged(method: str, route: str, body: Any = None, *, code: str | None, timeout: float = 30.0) -> Any:
+    """The answer of an order that may take a one-time code. Raises errors.StockadeError."""
+    service = client(timeout=timeout)
+    return with_code(lambda given: service.call(method, route, body, code=given), code)
+
+
+def on_terminal() -> bool:
+    """Whether somebody can be asked: input and messages are a terminal's."""
+    return os.isatty(0) and os.isatty(2)
 
 
 def report(error: StockadeError) -> None:
@@ -71,7 +107,7 @@ def die_of(number: int) -> NoReturn:
     raise SystemExit(128 + number)  # only reached when the signal is blocked
 
 
-def complete_from(route: str, key: str) -> Callable[..., list[str]]:
+def complete_from(route: str, key: str, member: str = "id") -> Callable[..., list[str]]:
     """Shell completion by the service's own list; silent when it cannot be had."""
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -82,9 +118,14 @@ def complete_from(route: str, key: str) -> Callable[..., list[str]]:
             answer: Any = Client(ctx.find_root().meta.get("stockade.socket"), timeout=1.0).call("GET", route)
         except StockadeError:
             return []
-        return [item["id"] for item in answer[key] if item["id"].startswith(incomplete)]
+        return [item[member] for item in answer[key] if item[member].startswith(incomplete)]
 
     return complete
+
+
+def seconds_or_unit(text: str | None) -> str | None:
+    """A time as the API takes it: a number by itself is seconds."""
+    return f"{text}s" if text is not None and text.isascii() and text.isdecimal() else text
 
 
 def pairs(what: str) -> Callable[..., dict[str, str]]:

@@ -23,6 +23,14 @@ COMMANDS = {
     "wait": "runs",
     "kill": "runs",
     "sessions": "sessions",
+    "approvals": "approvals",
+    "grants": "grants",
+    "access": "access",
+    "tools": "tools",
+    "usage": "usage",
+    "queue": "queue",
+    "breakers": "breakers",
+    "mfa": "mfa",
     "status": "service",
     "doctor": "doctor",
     "policy": "policy",
@@ -81,6 +89,7 @@ def cli(ctx: click.Context) -> None:
       stockade run -- git status           run a command confined to this directory
       stockade doctor                      is everything in place on this machine?
       stockade ps                          what is running now
+      stockade approvals --watch           answer what agents want a yes for
       stockade policy check                is the policy on disk valid?
     """
     if os.environ.get("NO_COLOR"):

@@ -10,7 +10,7 @@ import click
 
 from supervisor import errors
 from supervisor.cli import show
-from supervisor.cli.common import EXIT_FAILED, client, json_option, socket_option
+from supervisor.cli.common import EXIT_FAILED, client, code_option, json_option, privileged, socket_option
 from supervisor.layout import Layout, layout
 
 if TYPE_CHECKING:
@@ -117,9 +117,10 @@ def show_policy(*, as_object: bool) -> None:
 
 
 @policy.command()
+@code_option
 @json_option
 @socket_option
-def reload(*, as_object: bool) -> None:
+def reload(*, code: str | None, as_object: bool) -> None:
     """Load the policy on disk: parse, prove every profile, then serve it. On any finding the old one goes on serving.
 
     \b
@@ -129,7 +130,7 @@ def reload(*, as_object: bool) -> None:
     Example:
       stockade policy reload
     """
-    answer = client(timeout=300.0).call("POST", "/v1/policy/reload")
+    answer = privileged("POST", "/v1/policy/reload", code=code, timeout=300.0)
     show.emit(answer, f"loaded: {answer.get('digest', '?')}", as_object=as_object)
 
 

@@ -15,6 +15,7 @@ from supervisor.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_REFUSED,
     client,
+    code_option,
     complete_from,
     json_option,
     labels_option,
@@ -24,12 +25,17 @@ from supervisor.cli.common import (
     profile_option,
     report,
     report_unexpected,
+    seconds_or_unit,
     socket_option,
+    with_code,
     workspace_option,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+WAIT_ON_TERMINAL = "10m"
 
 
 class _Refusing(click.Command):
@@ -87,21 +93,41 @@ class _Refusing(click.Command):
 @labels_option
 @click.option("-n", "--no-stdin", is_flag=True, help="Do not hand standard input on.")
 @click.option("-b", "--background", is_flag=True, help="Print the run's id and leave it running.")
-@click.option("--dry-run", is_flag=True, help="Only ask what the decision would be: 0 allowed, 125 refused.")
+@click.option(
+    "--wait-approval",
+    metavar="TIME",
+    help="How long to wait where a person has to say yes: 30s, 10m. Default: 10m on a terminal, else not at all.",
+)
+@click.option("--dry-run", is_flag=True, help="Only ask what the decision would be: 0 it would run, 125 it would not.")
+@code_option
 @json_option
 @socket_option
 @click.argument("argv", metavar="[--] CMD...", nargs=-1, type=click.UNPROCESSED)
-def run(*, no_stdin: bool, as_object: bool, background: bool, dry_run: bool, script: str | None, **given: Any) -> None:
+def run(
+    *,
+    no_stdin: bool,
+    as_object: bool,
+    background: bool,
+    dry_run: bool,
+    script: str | None,
+    wait_approval: str | None,
+    code: str | None,
+    **given: Any,
+) -> None:
     """Run CMD confined, as if it had been run directly.
 
     Output is passed on byte for byte, unbuffered and to the right stream; input too, when it is neither a
     terminal nor /dev/null. Ctrl-C reaches the whole tree of the command, a second one kills it.
 
+    Where policy wants a person's yes first, or there is no free place, stderr says so and what to do. While it waits,
+    Ctrl-C gives the request up. Without --wait-approval and a terminal it does not wait: send the same again once it
+    is approved.
+
     \b
     Exit status:
       N     CMD ended with N
       124   timeout or idle_timeout
-      125   Stockade refused or failed; the reason is on stderr
+      125   Stockade refused, failed, or waits for an approval; the reason is on stderr
       126   CMD is not executable
       127   CMD was not found
       128+N CMD was ended by signal N
@@ -114,16 +140,23 @@ def run(*, no_stdin: bool, as_object: bool, background: bool, dry_run: bool, scr
       stockade run -c 'sort words | uniq -c' < /dev/null
       tar c src | stockade run --workspace /srv/agent/ws -- tar x
       stockade run --background --json -- ./long-job
+      stockade run --wait-approval 30m -- git push
       while read -r file; do stockade run -n -- wc -c "$file"; done < list
     """
     if bool(given["argv"]) == (script is not None):
         raise click.UsageError("Give either CMD after --, or -c TEXT.")
-    body = request(script=script, background=background, dry_run=dry_run, **given)
+    if wait_approval is None and os.isatty(2) and not (dry_run or background):
+        wait_approval = WAIT_ON_TERMINAL
+    body = request(script=script, background=background, dry_run=dry_run, wait_approval=wait_approval, **given)
+    service = client(timeout=None)
     if dry_run or background:
-        answer = client().call("POST", "/v1/runs", body)
-        show.emit(answer, answer["id"] if background else decision_text(answer), as_object=as_object)
+        answer = with_code(lambda given: service.call("POST", "/v1/runs", body, code=given), code)
+        show.emit(answer, decision_text(answer) if dry_run else answer["id"], as_object=as_object)
+        if dry_run and (answer.get("decision") or {}).get("verdict", "allow") != "allow":
+            raise click.exceptions.Exit(EXIT_REFUSED)
         return
-    ended = foreground(client(timeout=None), body, stdin=not no_stdin and forward.has_stdin(), quiet=as_object)
+    stdin = not no_stdin and forward.has_stdin()
+    ended = with_code(lambda given: foreground(service, body, stdin=stdin, quiet=as_object, code=given), code)
     if as_object:
         click.echo(show.as_json(ended))
     elif ended.get("cause") != "exited":
@@ -139,6 +172,7 @@ def request(
     session: str | None,
     timeout: str | None,
     limits: dict[str, str],
+    wait_approval: str | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """The body of POST /v1/runs, without what was not given. Raises click.UsageError."""
@@ -153,12 +187,15 @@ def request(
         "workspace": workspace,
         "session": session,
     }
-    body["timeout"] = f"{timeout}s" if timeout is not None and timeout.isdecimal() else timeout
+    body["timeout"] = seconds_or_unit(timeout)
+    body["wait_approval"] = seconds_or_unit(wait_approval)
     body["limits"] = limits_member(limits)
     return {k: v for k, v in {**body, **others}.items() if v not in (None, {}, False)}
 
 
-def foreground(service: Client, body: dict[str, Any], *, stdin: bool, quiet: bool) -> dict[str, Any]:
+def foreground(
+    service: Client, body: dict[str, Any], *, stdin: bool, quiet: bool, code: str | None = None
+) -> dict[str, Any]:
     """Follow a run to its end and return it; with `quiet` its output is left for the returned object.
 
     Raises errors.StockadeError; KeyboardInterrupt when the user left before the run did.
@@ -166,10 +203,15 @@ def foreground(service: Client, body: dict[str, Any], *, stdin: bool, quiet: boo
     run, ended = "", None
     if stdin:
         body = {**body, "stdin_stream": True}
-    frames = service.frames("POST", "/v1/runs", body)
+    frames = service.frames("POST", "/v1/runs", body, code=code)
     with forward.Signals(service) as signals, contextlib.closing(frames):
         for frame in frames:
             match frame["type"]:
+                case "approval":
+                    ident = show.safe(frame["approval"]["id"])
+                    click.echo(f"stockade: waiting for approval {ident}: stockade approvals approve {ident}", err=True)
+                case "queued" if os.isatty(2):
+                    click.echo(f"stockade: waiting for a place, position {frame['position']}", err=True)
                 case "started":
                     run = signals.run = frame["run"]["id"]
                     if stdin:
@@ -197,5 +239,10 @@ def decision_text(answer: dict[str, Any]) -> str:
         ("source", decision.get("source")),
         ("reason", decision.get("reason")),
         ("profile", answer.get("profile")),
+        ("autonomy", decision.get("autonomy")),
     ]
-    return "\n".join(f"{key}: {show.safe(value)}" for key, value in rows if value)
+    lines = [f"{key}: {show.safe(value)}" for key, value in rows if value]
+    lines += [f"asks because: {show.reason_line(reason)}" for reason in decision.get("reasons") or ()]
+    lines += [f"note: {show.safe(note)}" for note in decision.get("notes") or ()]
+    lines += [f"left: {show.safe(row['left'])} of {show.safe(row['rule'])}" for row in decision.get("left") or ()]
+    return "\n".join(lines)

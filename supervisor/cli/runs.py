@@ -53,7 +53,7 @@ def ps(*, everything: bool, as_object: bool) -> None:
             _wall(r),
             r["session"],
             r["profile"],
-            _short(show.command(r)),
+            show.short(show.command(r), 60),
         )
         for r in runs
     ]
@@ -73,10 +73,6 @@ def _end(run: Mapping[str, Any]) -> str | None:
 def _wall(run: Mapping[str, Any]) -> str | None:
     wall = (run.get("usage") or {}).get("wall_ms")
     return None if wall is None else show.duration(wall)
-
-
-def _short(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 @click.command()
@@ -105,7 +101,7 @@ def logs(*, run: str, follow: bool, only: str | None, offset: int, tail: int | N
             starts[stream] = _page(service, run, stream, offset, tail)
     if not follow:
         return
-    offsets = {f"{stream}_offset": start for stream, start in starts.items()}
+    offsets: dict[str, Any] = {f"{stream}_offset": start for stream, start in starts.items()}
     with contextlib.closing(service.frames("GET", f"/v1/runs/{run}/output", follow=1, **offsets)) as frames:
         for frame in frames:
             if frame["type"] in starts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli import show
-from supervisor.cli.common import client, json_option, socket_option
+from supervisor.cli.common import client, code_option, json_option, privileged, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,31 +103,35 @@ def _short(value: Any) -> str:
 
 @click.command()
 @click.option("--reason", metavar="TEXT", help="Why, for the audit log.")
+@code_option
 @json_option
 @socket_option
-def stop(*, reason: str | None, as_object: bool) -> None:
+def stop(*, reason: str | None, code: str | None, as_object: bool) -> None:
     """Emergency stop: kill every run and session now; nothing starts until `stockade resume`.
+
+    It may take a one-time code, and never waits for an approval.
 
     \b
     Example:
       stockade stop --reason "agent 7 deletes files"
     """
-    answer = client().call("POST", "/v1/stop", {"reason": reason or ""})
+    answer = privileged("POST", "/v1/stop", {"reason": reason or ""}, code=code)
     killed = f"{answer.get('runs', 0)} runs and {answer.get('sessions', 0)} sessions were killed"
     show.emit(answer, f"stopped: {killed}; `stockade resume` lets runs start again", as_object=as_object)
 
 
 @click.command()
+@code_option
 @json_option
 @socket_option
-def resume(*, as_object: bool) -> None:
+def resume(*, code: str | None, as_object: bool) -> None:
     """Let runs start again after `stockade stop`.
 
     \b
     Example:
       stockade resume
     """
-    show.emit(client().call("POST", "/v1/resume"), "resumed", as_object=as_object)
+    show.emit(privileged("POST", "/v1/resume", code=code), "resumed", as_object=as_object)
 
 
 @click.command()

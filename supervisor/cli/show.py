@@ -7,6 +7,7 @@ as they are: `safe` spells them out.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _UNITS = ("", "K", "M", "G", "T", "P")
-# C0, DEL, C1, the bidirectional overrides and lone surrogates (bytes that were not UTF-8).
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0, DEL, C1, lone surrogates (bytes that were not UTF-8), and what is not seen or moves what is: the bidirectional
+# marks, spaces without width, line and paragraph separators.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 def safe(value: Any) -> str:
@@ -80,6 +84,10 @@ def command(run: Mapping[str, Any]) -> str:
     return safe(shlex.join(map(str, run.get("argv") or ())))
 
 
+def short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Columns wide enough for their longest cell, two spaces between; the last one is never padded."""
     cells = [list(head), *([safe("-" if c is None or c == "" else c) for c in row] for row in rows)]
@@ -94,6 +102,21 @@ def as_json(value: Any) -> str:
 def emit(value: Any, text: str, *, as_object: bool) -> None:
     """Print `value` as JSON, or `text` for a person."""
     click.echo(as_json(value) if as_object else text)
+
+
+def coloured() -> bool:
+    """Whether standard output is a terminal that may be written to in colours (NO_COLOR, no-color.org)."""
+    return os.isatty(1) and not os.environ.get("NO_COLOR")
+
+
+def remaining(moment: Any, now: float) -> str | None:
+    """How long from the Unix time `now` until a moment, given as RFC 3339; "over" when it is past."""
+    from datetime import datetime
+
+    if not moment:
+        return None
+    left = datetime.fromisoformat(moment).timestamp() - now
+    return duration(left * 1000) if left > 0 else "over"
 
 
 def mark(ok: bool | None) -> str:
@@ -112,10 +135,29 @@ def error_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"rule: {safe(rule or '')}{' ' if rule and source else ''}{f'({safe(source)})' if source else ''}")
     lines += [f"{key}: {safe(document[key])}" for key in ("allowed", "hint") if document.get(key)]
     lines += [finding_line(f) for f in document.get("findings", ())]
+    if document.get("code") == "approval_required":
+        lines += approval_lines(document)
     meaning = _RETRY.get(str(document.get("retry")))
     if meaning:
         lines.append(f"retry: {document['retry']} ({meaning})")
     return lines
+
+
+def approval_lines(document: Mapping[str, Any]) -> list[str]:
+    """What to do about a request that waits for a person: who answers how, and what then."""
+    ident = safe(document.get("approval") or "")
+    lines = [f"because: {reason_line(reason)}" for reason in document.get("reasons") or ()]
+    if ident:
+        lines.append(f"approval: {ident}, until {safe(document.get('expires') or '-')}")
+        lines.append(f"somebody else says: stockade approvals approve {ident}")
+        lines.append(f"then do the same again; `stockade approvals wait {ident}` waits for the answer")
+    return lines
+
+
+def reason_line(reason: Mapping[str, Any]) -> str:
+    """Why somebody is asked: the sentence, and the rule with FILE:LINE."""
+    place = " ".join(safe(reason[key]) for key in ("rule", "source") if reason.get(key))
+    return f"{safe(reason.get('detail'))}{f' ({place})' if place else ''}"
 
 
 _RETRY = {

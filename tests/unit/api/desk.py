@@ -131,7 +131,7 @@ class DeskDouble:
         return {"tool": "shell", "allowed": True, "rule": "tools.shell_enabled", "source": "p.toml:1", "reason": "on"}
 
     def breakers(self, peer: Peer) -> list[dict[str, Any]]:
-        return [{"key": "uid:1000 agent=a", "state": "open"}]
+        return [{"key": "uid:1000/a", "state": "open", "since": 1.5, "until": None}]
 
     async def reset_breaker(self, peer: Peer, key: str, code: str | None) -> dict[str, Any]:
         self._step_up(code)
@@ -139,7 +139,7 @@ class DeskDouble:
         return {"key": key, "state": "closed"}
 
     def queue(self, peer: Peer) -> list[dict[str, Any]]:
-        return [{"id": "run-aaaaaaaaaaaa", "position": 1}]
+        return [{"id": "run-aaaaaaaaaaaa", "agent": "uid:0", "position": 1, "since": 1.5, "argv": ["true"]}]
 
     async def leave_queue(self, peer: Peer, ident: str) -> dict[str, Any]:
         self.asked.append(("leave_queue", ident))
@@ -152,5 +152,6 @@ class DeskDouble:
         self.asked.append(("unused", days))
         return [{"rule": "rules[0]", "source": "p.toml:9", "last_used": None, "count": 0}]
 
-    async def enroll(self, peer: Peer) -> dict[str, Any]:
+    async def enroll(self, peer: Peer, code: str | None) -> dict[str, Any]:
+        self._step_up(code)
         return {"uri": "otpauth://totp/Stockade:uid-0?secret=ABC", "secret": "ABC"}

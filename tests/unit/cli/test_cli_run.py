@@ -447,3 +447,128 @@ def test_a_bug_is_one_line_and_its_traceback_only_when_asked_for(service: Any, s
     assert (ended.returncode, ended.stderr.count(b"\n")) == (125, 1)
     assert b"unexpected KeyError" in ended.stderr
     assert b"Traceback" in stockade("run", "--", "x", env={"STOCKADE_DEBUG": "1"}).stderr
+
+
+# --- what has to be waited for -------------------------------------------------------------------------------------
+
+APPROVAL = "apr-7f3k2m9q"
+
+
+def waits(service: Any, *frames: dict[str, Any], last: dict[str, Any] | None = None) -> None:
+    """POST /v1/runs streams these before the run starts; or `last` in place of a start."""
+
+    def answer(handler: Any) -> None:
+        handler.stream()
+        for each in frames:
+            handler.frame(each)
+        for each in [last] if last else [STARTED, FINISHED]:
+            handler.frame(each)
+        handler.chunk(b"")
+
+    service.routes["POST", "/v1/runs"] = answer
+
+
+STARTED = {"type": "started", "run": {"id": RUN_ID}}
+FINISHED = {"type": "finished", "run": {"id": RUN_ID, "cause": "exited", "exit_code": 0}}
+ASKS = {"type": "approval", "approval": {"id": APPROVAL, "state": "pending", "expires": "2100-01-02T03:04:05Z"}}
+REQUIRED = {
+    "code": "approval_required", "status": 202, "title": "x", "detail": "somebody has to approve this",
+    "retry": "after_approval", "approval": APPROVAL, "expires": "2100-01-02T03:04:05Z",
+    "reasons": [{"rule": "autonomy.approval_patterns[0]", "source": "p.toml:3", "detail": "'git push' is 'git push'"}],
+}  # fmt: skip
+
+
+def test_without_a_terminal_it_does_not_wait_and_says_what_to_do(service: Any, stockade: Any) -> None:
+    def answer(handler: Any) -> None:
+        handler.bytes(json.dumps(REQUIRED).encode(), "application/problem+json", 202)
+
+    service.routes["POST", "/v1/runs"] = answer
+    ended = stockade("run", "--", "git", "push")
+    said = ended.stderr.decode().splitlines()
+    assert (ended.returncode, ended.stdout) == (125, b"")
+    assert "wait_approval" not in service.bodies("POST", "/v1/runs")[0]
+    assert said[0] == "stockade: somebody has to approve this"
+    assert "because: 'git push' is 'git push' (autonomy.approval_patterns[0] p.toml:3)" in said
+    assert f"somebody else says: stockade approvals approve {APPROVAL}" in said
+    assert json.loads(stockade("run", "--json", "--", "git", "push").stdout)["approval"] == APPROVAL
+
+
+@pytest.mark.parametrize(("given", "sent"), [("30m", "30m"), ("90", "90s")])
+def test_it_waits_as_long_as_it_is_told_and_says_for_what(service: Any, stockade: Any, given: str, sent: str) -> None:
+    waits(service, ASKS, {"type": "heartbeat"})
+    ended = stockade("run", "--wait-approval", given, "--", "git", "push")
+    assert ended.returncode == 0
+    line = f"stockade: waiting for approval {APPROVAL}: stockade approvals approve {APPROVAL}\n"
+    assert ended.stderr == line.encode()
+    assert service.bodies("POST", "/v1/runs")[0]["wait_approval"] == sent
+
+
+def test_a_no_is_a_refusal(service: Any, stockade: Any) -> None:
+    no = {"code": "approval_denied", "status": 403, "title": "x", "detail": "uid 0 said no: use a branch"}
+    waits(service, ASKS, last={"type": "error", "problem": no})
+    ended = stockade("run", "--wait-approval", "1h", "--", "git", "push")
+    assert ended.returncode == 125
+    assert b"stockade: uid 0 said no: use a branch\n" in ended.stderr
+
+
+def test_on_a_terminal_it_waits_by_itself_and_tells_its_place(service: Any, start: Any) -> None:
+    waits(service, {"type": "queued", "position": 2}, {"type": "queued", "position": 1}, ASKS)
+    ours, theirs = pty.openpty()
+    try:
+        process = start("run", "--", "x", stderr=theirs)
+        assert process.wait(60) == 0
+        said = os.read(ours, 4096).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "waiting for a place, position 2\r\nstockade: waiting for a place, position 1" in said
+    assert service.bodies("POST", "/v1/runs")[0]["wait_approval"] == "10m"
+
+
+def test_ctrl_c_while_it_waits_gives_the_request_up(service: Any, start: Any) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def answer(handler: Any) -> None:
+        handler.stream()
+        handler.frame(ASKS)
+        asked.set()
+        handler.rfile.read(1)  # until the client is gone
+        gone.set()
+
+    service.routes["POST", "/v1/runs"] = answer
+    process = start("run", "--wait-approval", "1h", "--", "x")
+    assert process.stderr.readline().startswith(b"stockade: waiting for approval")
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert gone.wait(60)
+
+
+def test_a_run_sends_its_code(service: Any, stockade: Any) -> None:
+    codes = []
+
+    def answer(handler: Any) -> None:
+        codes.append(handler.headers.get("X-Stockade-Code"))
+        handler.stream()
+        handler.frame(STARTED)
+        handler.frame(FINISHED)
+        handler.chunk(b"")
+
+    service.routes["POST", "/v1/runs"] = answer
+    stockade("run", "--code", "123456", "--", "x")
+    stockade("run", "--", "x", env={"STOCKADE_CODE": "654321"})
+    assert codes == ["123456", "654321"]
+
+
+def test_a_dry_run_that_would_ask_says_why_and_is_125(service: Any, stockade: Any) -> None:
+    decision = {"verdict": "ask", "reasons": REQUIRED["reasons"], "notes": ["outside: /etc"], "autonomy": "supervised"}
+    service.routes["POST", "/v1/runs"] = {"dry_run": True, "decision": decision, "profile": "shell", "limits": {}}
+    ended = stockade("run", "--dry-run", "--", "git", "push")
+    assert ended.returncode == 125
+    assert ended.stdout.decode().splitlines() == [
+        "decision: ask",
+        "profile: shell",
+        "autonomy: supervised",
+        "asks because: 'git push' is 'git push' (autonomy.approval_patterns[0] p.toml:3)",
+        "note: outside: /etc",
+    ]
