@@ -19,6 +19,7 @@ from supervisor.launcher.operations import (
     Tmpfs,
 )
 from supervisor.policy.match import inside
+from supervisor.policy.narrow import PRIVATE
 
 if TYPE_CHECKING:
     from supervisor.policy.snapshot import Profile
@@ -95,9 +96,27 @@ def writes_workspace(profile: Profile) -> bool:
 
 
 def executes(profile: Profile, path: str) -> bool:
-    """Whether the profile lets anything at or below `path` be executed; elsewhere mounts are noexec as well."""
+    """Whether the profile lets anything at or below `path` be executed; elsewhere mounts are noexec as well.
+
+    With allowed_commands nothing is executable that a run can write: a copy of a program would be that program.
+    """
     path = "/tmp" if path == "/var/tmp" else path  # noqa: S108
+    if profile.allowed_commands and any(inside(path, w) for w in (WORKSPACE, *PRIVATE, *profile.write)):
+        return False
     return any(inside(path, e) or inside(e, path) for e in profile.execute)
+
+
+def covers(profile: Profile) -> list[Operation]:
+    """With allowed_commands: the places of other programs again, without execution, and over them those allowed.
+
+    Landlock alone denies their execve(2). But a loader that may run maps whatever it is told to, unless the mount
+    through which it opens that is noexec.
+    """
+    shown = [path for path, _ in bound_paths(profile)]
+    places = [p for p in profile.covered if any(inside(p, path) for path in shown)]
+    allowed = [p for p in profile.programs if any(inside(p, place) for place in places)]
+    over: list[Operation] = [Bind(place, executable=False) for place in places if place not in allowed]
+    return [*over, *(Bind(program) for program in allowed)]
 
 
 def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
@@ -108,6 +127,7 @@ def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
     plan: list[Operation] = [
         Bind(path, writable, executable=executes(profile, path)) for path, writable in bound_paths(profile)
     ]
+    plan += covers(profile)
     plan += [
         Proc("/proc"),
         Tmpfs("/dev", size=65536, inodes=64, attributes=MOUNT_ATTR_NOSUID),
@@ -137,9 +157,12 @@ def landlock_rules(profile: Profile, workspace: str) -> Rules:
         found = [workspace + p[len(WORKSPACE) :] if p.startswith(WORKSPACE) else p for p in paths]
         return [*found, "/var/tmp"] if "/tmp" in found else found  # noqa: S108 - both are the session's own
 
+    read = [*expand(profile.read), "/etc", "/proc", "/dev"]
+    if profile.allowed_commands:
+        read += expand(profile.execute)  # the programs there are files like others now, and libraries are among them
     return Rules(
-        read=[*expand(profile.read), "/etc", "/proc", "/dev"],
+        read=read,
         write=[*expand(profile.write), HOME, "/dev/shm"],  # noqa: S108
-        execute=expand(profile.execute),
+        execute=list(profile.programs) if profile.allowed_commands else expand(profile.execute),
         devices=[*(f"/dev/{name}" for name, _, _ in DEVICES), "/dev/pts"],
     )

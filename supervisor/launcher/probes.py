@@ -105,7 +105,112 @@ def shell(question: dict[str, Any]) -> dict[str, str]:
             os._exit(e.errno or 1)
         os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {question["shell"]: "" if status == 7 else f"`exit 7` ended with {status}"}
+    if question["shell_allowed"]:
+        return {question["shell"]: "" if status == 7 else f"`exit 7` ended with {status}"}
+    return {question["shell"]: "" if status == errno.EACCES else f"is not allowed, but ended with {status}"}
+
+
+def _become(*argv: str) -> None:
+    """Execute a program of the host that nobody should hear: the answer to the prover is on descriptor 1."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.execve(argv[0], list(argv), {})  # noqa: S606
+
+
+def _starts(path: str) -> int | None:
+    """None when the kernel executes a program, which is ended at once; else the errno."""
+    told, tells = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(path)
+        except OSError as e:
+            os.write(tells, b"%d" % (e.errno or 0))
+        os._exit(1)
+    os.close(tells)
+    said = os.read(told, 16)  # its end is that of the successful exec
+    os.close(told)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return int(said) if said else None
+
+
+def _maps_as_code(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mmap.mmap(fd, 1, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
+    finally:
+        os.close(fd)
+
+
+def _loaded(loader: str, path: str) -> str:
+    """Whether a dynamic loader that may run starts a program that may not: it ends with 127 when it cannot map it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(loader, path)
+        finally:
+            os._exit(126)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return "" if status in (126, 127) else f"ended with {status}"
+
+
+def allowed_commands(question: dict[str, Any]) -> dict[str, str]:
+    """Of `others` none may be executed or mapped as code, of `allowed` each must start, `loaded` is harmless."""
+    found = {}
+    for path in question["others"]:
+        code = _starts(path)
+        found[path] = (
+            "" if code == errno.EACCES else f"exec answered {errno.errorcode.get(code, code) if code else 'yes'}"
+        )
+        found[f"{path} as code"] = _denied(lambda p=path: _maps_as_code(p))  # type: ignore[misc]
+    for loader, path in question["loaded"]:
+        found[f"{loader} {path}"] = _loaded(loader, path)
+    for path in question["allowed"]:
+        code = _starts(path)
+        found[f"{path} itself"] = "" if code is None else f"does not start: {errno.errorcode.get(code, code)}"
+    return found
+
+
+def readonly(question: dict[str, Any]) -> dict[str, str]:
+    """Every way of changing a workspace that holds the file `kept` and the directory `place`, both open to all."""
+    kept, place = (os.path.join(question["workspace"], name) for name in ("kept", "place"))
+    new = os.path.join(place, "new")
+    tries: dict[str, Callable[[], Any]] = {
+        "write": lambda: _open(kept, os.O_WRONLY),
+        "append": lambda: _open(kept, os.O_WRONLY | os.O_APPEND),
+        "truncate": lambda: os.truncate(kept, 0),
+        "create": lambda: _open(new, os.O_WRONLY | os.O_CREAT),
+        "create at the top": lambda: _open(kept + ".new", os.O_WRONLY | os.O_CREAT),
+        "create without a name": lambda: _open(place, os.O_WRONLY | os.O_TMPFILE),
+        "make a directory": lambda: os.mkdir(new),
+        "make a pipe": lambda: os.mkfifo(new),
+        "make a socket": lambda: _bound(new),
+        "link": lambda: os.link(kept, new),
+        "symlink": lambda: os.symlink(kept, new),
+        "rename": lambda: os.rename(kept, new),
+        "replace": lambda: os.replace(place, new),
+        "remove": lambda: os.unlink(kept),
+        "remove a directory": lambda: os.rmdir(place),
+        "chmod": lambda: os.chmod(kept, 0o600),
+        "chown": lambda: os.chown(kept, os.getuid(), os.getgid()),
+        "utime": lambda: os.utime(kept),
+        "attribute": lambda: os.setxattr(kept, "user.probe", b"x"),
+    }
+    found = {name: _denied(attempt) for name, attempt in tries.items()}
+    try:
+        _open(os.path.join(question["private"], ".probe"), os.O_WRONLY | os.O_CREAT)
+        os.listdir(question["workspace"])
+        _read(kept)
+    except OSError as e:
+        found["what stays"] = f"{e}"
+    return found
+
+
+def _bound(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s.bind(path)
 
 
 def network(question: dict[str, Any]) -> dict[str, str]:
@@ -278,7 +383,7 @@ def timeout(_: dict[str, Any]) -> dict[str, Any]:
 
 
 _QUESTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    f.__name__: f for f in (confinement, mark, memory, processes, cpu, files, disk, timeout)
+    f.__name__: f for f in (confinement, allowed_commands, readonly, mark, memory, processes, cpu, files, disk, timeout)
 }
 
 

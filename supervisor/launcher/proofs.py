@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.launcher.plan import HOME, WORKSPACE
 from supervisor.launcher.receipt import own_filters
+from supervisor.policy import elf
 from supervisor.policy.match import inside
 
 if TYPE_CHECKING:
@@ -29,8 +31,13 @@ _QUICK = {"memory": 48 * _MIB, "processes": 12, "cpu": 10, "files": 32, "disk": 
 _TMP = 2 * _MIB
 _LEAST_TIME_MS = 10_000
 _SECONDS_OF_SPIN = 0.25
+_MOST_STARTED = 12
+_HARMLESS = ("true", "id", "echo", "ls")  # may be started by a loader that should not: they end by themselves
 
 Proof = tuple[str, bool, str]
+Plan = dict[str, tuple[dict[str, int], dict[str, Any]]]  # probe -> (limits to narrow to, question for the child)
+
+READONLY: Plan = {"readonly": ({}, {"what": "readonly"})}
 
 
 class Answer(NamedTuple):
@@ -61,8 +68,13 @@ def narrowed(profile: Profile) -> Profile:
     return replace(profile, limits=limits)
 
 
-def plan(profile: Profile, nominal: Limits) -> dict[str, tuple[dict[str, int], dict[str, Any]]]:
-    """probe -> (limits to narrow to, question for the child); `nominal` are those that policy says."""
+def scratch(profile: Profile) -> str:
+    """A place that a session has to itself and may write."""
+    return next(p for p in ("/tmp", HOME) if p in profile.write or p == HOME)  # noqa: S108
+
+
+def plan(profile: Profile, nominal: Limits) -> Plan:
+    """What a session of the profile is asked; `nominal` are the limits that policy says."""
     limits = profile.limits
 
     def quick(name: str) -> dict[str, int]:
@@ -71,21 +83,67 @@ def plan(profile: Profile, nominal: Limits) -> dict[str, tuple[dict[str, int], d
 
     memory, processes, disk = quick("memory"), quick("processes"), quick("disk")
     writable = any(p.startswith(WORKSPACE) for p in profile.write)
-    scratch = next(p for p in ("/tmp", HOME) if p in profile.write or p == HOME)  # noqa: S108
-    asked: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    asked: Plan = {
         "confinement": ({}, {"what": "confinement"}),
         "nominal": ({"memory": nominal.memory, "processes": nominal.processes}, {"what": "cpu", "seconds": 0}),
         "memory": (memory, {"what": "memory", "bytes": memory["memory"] + 32 * _MIB}),
         "processes": (processes, {"what": "processes", "count": processes["processes"] + 8}),
         "cpu": (quick("cpu"), {"what": "cpu", "seconds": _SECONDS_OF_SPIN}),
         "files": (quick("files"), {"what": "files"}),
-        "tmp": ({}, {"what": "disk", "place": scratch, "most": limits.tmp + _MIB}),
+        "tmp": ({}, {"what": "disk", "place": scratch(profile), "most": limits.tmp + _MIB}),
         "timeout": (quick("timeout_ms"), {"what": "timeout"}),
     }
+    if profile.allowed_commands:
+        asked["allowed_commands"] = ({}, {"what": "allowed_commands", **commands(profile)})
     if writable:
         asked["mark"] = ({}, {"what": "mark"})
         asked["disk"] = (disk, {"what": "disk", "place": WORKSPACE, "most": disk["disk"] + _MIB})
     return asked
+
+
+def commands(profile: Profile) -> dict[str, list[Any]]:
+    """What a child of a profile with a list is asked to execute: other programs of the host, and those allowed."""
+    others = _programs(profile)
+    loaders = {elf.kind(path).loader for path in others[:1]} - {""}
+    harmless = [path for path in others if os.path.basename(path) in _HARMLESS][:1]
+    allowed = [p for p in profile.programs if any(inside(p, place) for place in profile.covered)]
+    return {
+        "others": others,
+        "loaded": [[loader, path] for loader in loaders for path in harmless],
+        "allowed": (allowed or list(profile.programs))[:_MOST_STARTED],
+    }
+
+
+def _programs(profile: Profile) -> list[str]:
+    """Programs of the covered places that are not allowed, harmless ones first."""
+    found: list[str] = []
+    for place in profile.covered:
+        names = sorted(os.listdir(place), key=lambda n: (n not in _HARMLESS, n)) if os.path.isdir(place) else [""]
+        paths = (os.path.join(place, name) if name else place for name in names)
+        fit = (p for p in paths if not os.path.islink(p) and os.access(p, os.X_OK) and elf.is_elf(p))
+        found += itertools.islice((p for p in fit if p not in profile.programs), 2)
+    return sorted(found, key=lambda p: os.path.basename(p) not in _HARMLESS)[:_MOST_STARTED]
+
+
+def judge_commands(profile: Profile, answer: Answer | None) -> Proof:
+    """Whether of all programs only those of the list start."""
+    if answer is None:
+        empty = not profile.programs and not profile.covered
+        return ("allowed_commands", empty, "no list: execute decides" if empty else "there are programs without a list")
+    tries = answer.json()
+    wrong = "; ".join(f"{k}: {v}" for k, v in tries.items() if v)
+    if not any(name.endswith(" as code") for name in tries):
+        wrong = wrong or f"no answer: {answer.ended.detail or 'there is no other program to try'}"
+    return ("allowed_commands", not wrong, wrong or f"{len(tries)} attempts, as they should be")
+
+
+def judge_readonly(answer: Answer | None, failed: str) -> Proof:
+    """Whether a session of the profile that was narrowed to reading changes nothing."""
+    tries = answer.json() if answer is not None else {}
+    wrong = "; ".join(f"{k}: {v}" for k, v in tries.items() if v)
+    if not tries:
+        wrong = failed or f"no answer: {answer.ended.detail if answer is not None else ''}"
+    return ("readonly", not wrong, wrong or f"{len(tries)} attempts denied")
 
 
 class Canaries:
@@ -125,6 +183,8 @@ class Canaries:
             "socket": path,
             "abstract": abstract,
             "shell": self._profile.shell,
+            "shell_allowed": not self._profile.allowed_commands or self._profile.shell in self._profile.programs,
+            "private": scratch(self._profile),
             "inherited": own_filters(),
             "workspace": self._workspace,
         }
@@ -153,7 +213,9 @@ def _places(profile: Profile, workspace: str, outside: str) -> dict[str, list[st
     unwritable = [p for p in candidates if not granted(p, profile.write)]
     if not granted(workspace, profile.write):
         unwritable.append(workspace)
-    places = [p for p in (workspace, "/tmp", HOME, "/dev/shm") if not granted(p, profile.execute)]  # noqa: S108
+    places = [workspace, "/tmp", HOME, "/dev/shm"]  # noqa: S108
+    if not profile.allowed_commands:
+        places = [p for p in places if not granted(p, profile.execute)]
     return {"unreadable": unreadable, "unwritable": unwritable, "not_executable": places}
 
 

@@ -24,6 +24,7 @@ from supervisor.launcher.warden import Warden
 from supervisor.launcher.workspace import Workspace
 from supervisor.layout import Layout
 from supervisor.policy.load import load
+from supervisor.policy.narrow import narrowed
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
@@ -36,14 +37,13 @@ OWNER = 65534  # whom the proof workspace belongs to: a uid that is neither root
 
 
 class Proving:
-    """The proofs of one profile, in one session of it."""
+    """Questions to the children of one session of a profile."""
 
-    def __init__(self, snapshot: Snapshot, profile: Profile, world: World) -> None:
-        self.nominal, self.profile = profile, proofs.narrowed(profile)
+    def __init__(self, snapshot: Snapshot, profile: Profile, plan: proofs.Plan, world: World) -> None:
+        self.profile, self._plan = profile, plan
         self.loop = Loop()
         self.answers: dict[str, proofs.Answer] = {}
         self.failed = ""
-        self._plan = proofs.plan(self.profile, profile.limits)
         self._names = {f"run-prove{n:05d}": name for n, name in enumerate(self._plan)}
         self._pipes: dict[str, int] = {}
         self._question: dict[str, Any] = {}
@@ -53,8 +53,14 @@ class Proving:
         self.loop.watch(world.forge.sock.fileno(), lambda _: self._forged(world))
         self.warden.use_identities(Identities(base + count - PROVER_UIDS, PROVER_UIDS))
 
-    def run(self, workspace: Workspace, question: dict[str, Any]) -> None:
-        """Ask every question of the plan; `answers` or `failed` has what came of it."""
+    def ask(self, workspace: Workspace, question: dict[str, Any]) -> None:
+        """Ask every question of the plan; `answers` or `failed` has what came of it. Nothing runs afterwards."""
+        try:
+            self._ask(workspace, question)
+        finally:
+            self.warden.end_now()
+
+    def _ask(self, workspace: Workspace, question: dict[str, Any]) -> None:
         self._question = question
         message = w.OpenSession(1, self._session, "0" * 64, self.profile.name, 0, OWNER, [], "", workspace.path, {})
         try:
@@ -115,24 +121,32 @@ def own_workspace(layout: Layout) -> Workspace:
     """A directory of the state that belongs to an unprivileged uid; the prover's children write only there."""
     path = os.path.join(os.path.realpath(layout.state), f"prove-{os.getpid()}")
     os.mkdir(path, 0o700)
-    os.chown(path, OWNER, OWNER)
+    os.mkdir(os.path.join(path, "place"))
+    with open(os.path.join(path, "kept"), "x", encoding="ascii") as f:
+        f.write("kept")
+    for name in ("place", "kept", ""):
+        os.chown(os.path.join(path, name), OWNER, OWNER)
     return Workspace(path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), OWNER, OWNER)
 
 
 def prove(snapshot: Snapshot, profile: Profile, world: World, layout: Layout) -> list[proofs.Proof]:
     """Every proof of a profile. Leaves nothing behind."""
     workspace = own_workspace(layout)
-    proving = Proving(snapshot, profile, world)
+    proved = proofs.narrowed(profile)
     canaries = proofs.Canaries(layout, profile, workspace.path)
     try:
         with canaries as question:
-            proving.run(workspace, question)
+            proving = Proving(snapshot, proved, proofs.plan(proved, profile.limits), world)
+            proving.ask(workspace, question)
             if proving.failed:
                 return [("session", False, proving.failed)]
             found = proofs.judge(profile, proving.answers, canaries)
-            return [*found, proofs.judge_owner(profile, workspace, proving.answers.get("mark"))]
+            found.append(proofs.judge_owner(profile, workspace, proving.answers.get("mark")))
+            found.append(proofs.judge_commands(profile, proving.answers.get("allowed_commands")))
+            reading = Proving(snapshot, narrowed(proved, readonly=True), proofs.READONLY, world)
+            reading.ask(workspace, question)
+            return [*found, proofs.judge_readonly(reading.answers.get("readonly"), reading.failed)]
     finally:
-        proving.warden.end_now()
         workspace.close()
         shutil.rmtree(workspace.path)
 

@@ -7,10 +7,10 @@ files grants more than policy.toml meant to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from supervisor.policy import entries, mentions, model, narrow
+from supervisor.policy import entries, mentions, model, narrow, programs
 from supervisor.policy import snapshot as compiled
 from supervisor.policy.fields import shown
 from supervisor.policy.findings import Finding, dotted, finding
@@ -38,6 +38,7 @@ class Compiler:
     known: mentions.Known = field(default_factory=lambda: mentions.Known([], [], []))
     profiles: dict[str, compiled.Profile] = field(default_factory=dict)
     callers: list[compiled.Caller] = field(default_factory=list)
+    walked: programs.Walked = field(default_factory=dict)
 
     def compile(self, files: list[File]) -> compiled.Snapshot:
         main = next((f for f in files if not f.source.drop_in), None)
@@ -109,7 +110,16 @@ class Compiler:
                 default = "" if file.written(at) else " (the default)"
                 said = f"{v.asked}{default} is wider than {what} grants"
                 self._say(file, at, said, f"within {v.bound}")
-        self.profiles[name] = profile
+        self.profiles[name] = self._with_programs(file, profile)
+
+    def _with_programs(self, file: File, profile: compiled.Profile) -> compiled.Profile:
+        """The profile with what its allowed_commands are on this host."""
+        path = dict(profile.env).get("PATH", programs.DEFAULT_PATH)
+        found, covered, problems = programs.resolve(profile, path, self.walked)
+        for p in problems:
+            loc = ("profiles", profile.name, "allowed_commands")
+            self._say(file, loc if p.place is None else (*loc, p.place), p.message, p.expected)
+        return replace(profile, programs=found, covered=covered)
 
     def _caller(self, file: File, loc: Loc, table: model.Caller, uids: range) -> None:
         caller = self._identity(file, loc, table)

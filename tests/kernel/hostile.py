@@ -6,6 +6,7 @@ Everything that the launcher says is kept; nothing sleeps, every wait is for a p
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import select
 import shutil
@@ -231,6 +232,12 @@ class Launcher:
         loaded = self.answer(w.Reload(self.number()))
         assert isinstance(loaded, w.PolicyLoaded), f"{loaded}\n{self.stderr.read_text()[-2000:]}"
         return loaded.digest
+
+    def proofs(self, profile: str) -> dict[str, tuple[bool, str]]:
+        """probe -> (whether it holds, what was seen), of the policy that was loaded last."""
+        fd = next(fds[0] for message, fds in reversed(self.told) if isinstance(message, w.PolicyLoaded))
+        rows = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))["proofs"]
+        return {row["probe"]: (row["ok"], row["detail"]) for row in rows if row["profile"] == profile}
 
     @property
     def snapshot(self) -> Snapshot:
