@@ -59,18 +59,18 @@ class Book(Grants):
             self._index.put(grant)
             if grant.ended is None:
                 self._deadlines.set(grant.id, grant.until)
-        self._end_grants([g for g in grants if g.ended is None and g.scope == "session"], "session_ended")
-        self._deadlines.ring()
+        await self._paced([g for g in grants if g.ended is None and g.scope == "session"], self._session_over)
+        overdue = [q.id for q in self._index.pending_questions() if q.expires <= self._clock()]
+        await self._paced(overdue, self._due)
         self._trim()
 
     async def serve(self, approvals: Approvals, digest: str) -> None:
         """Another policy is in force: what was asked or granted under one with another digest is over."""
         self.approvals, self.digest = approvals, digest
         async with self._lock:
-            self._end_grants([g for g in self._index.live() if g.policy_digest != digest], "stale")
+            await self._paced([g for g in self._index.live() if g.policy_digest != digest], self._stale)
             old = [q for q in self._index.pending_questions() if q.policy_digest != digest]
-            self._end(old, "cancelled", "the policy was reloaded; ask again")
-            await self.settled()
+            await self._paced(old, self._outdated)
 
     async def close(self) -> None:
         self._deadlines.close()
@@ -95,9 +95,10 @@ class Book(Grants):
         `asker` has uid, pid and unit; the target is bound to uid and unit already. Raises ApprovalDenied when exactly
         this was refused lately, LimitReached at the bound, TooLarge, Unavailable.
         """
-        self._deadlines.ring()
         if (ident := self._index.pending.get(target)) is not None:
-            return self._index.questions[ident]
+            pending = self._in_time(ident)
+            if pending.state == "pending":
+                return pending
         writing = self._asking.get(target)
         if writing is None:
             self._check_refused(target)
@@ -125,7 +126,7 @@ class Book(Grants):
         self._deadlines.set(question.id, question.expires)
         self._report.asked(question)
         if question.policy_digest != self.digest:
-            self._end([question], "cancelled", "the policy was reloaded; ask again")
+            self._outdated([question])
         return self._index.questions[question.id]
 
     def _check_refused(self, target: str) -> None:
@@ -171,8 +172,7 @@ class Book(Grants):
 
     async def _answer(self, ident: str, unit: str, said: Answer, check: Callable[[Question], None] | None) -> Question:
         async with self._lock:
-            self._deadlines.ring()
-            question = self.question(ident)
+            question = self._in_time(ident)
             try:
                 self._check_open(question)
                 terms.check_person(question, said.uid, unit)
@@ -191,14 +191,7 @@ class Book(Grants):
                 if grant is not None:
                     rows.add_grant(conn, grant)
 
-            self._deciding = ident
-            try:
-                await self._store.write(write)
-            except BaseException:
-                self._deadlines.set(ident, question.expires)
-                raise
-            finally:
-                self._deciding = ""
+            await self._decide(question, write)
             self._index.change(after)
             self._deadlines.set(ident, after.expires) if after.state == "pending" else self._deadlines.drop(ident)
             if grant is not None:
@@ -231,16 +224,25 @@ class Book(Grants):
 
     async def _withdraw(self, ident: str) -> Question:
         async with self._lock:
-            self._deadlines.ring()
-            question = self.question(ident)
+            question = self._in_time(ident)
             if question.state != "pending":
                 self._check_open(question)
             after = replace(question, state="cancelled", ended=self._clock())
-            await self._store.write(lambda conn: rows.end_questions(conn, [after]))
-            if self.question(ident).state == "pending":
-                self._over(after, "withdrawn")
+            await self._decide(question, lambda conn: rows.end_questions(conn, [after]))
+            self._over(after, "withdrawn")
             self._trim()
-            return self.question(ident)
+            return after
+
+    async def _decide(self, question: Question, write: Callable[[sqlite3.Connection], None]) -> None:
+        """Write down what becomes of a question; while that is under way it does not expire."""
+        self._deciding = question.id
+        try:
+            await self._store.write(write)
+        except BaseException:
+            self._deadlines.set(question.id, question.expires)
+            raise
+        finally:
+            self._deciding = ""
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -253,18 +255,30 @@ class Book(Grants):
     def questions(self, state: State | None = None) -> list[Question]:
         """Newest first."""
         found = self._index.pending_questions() if state == "pending" else self._index.questions.values()
-        return sorted((q for q in found if state in (None, q.state)), key=lambda q: -q.created)
+        return sorted((q for q in found if state in (None, q.state)), key=lambda q: q.created)[::-1]
 
     # --- what ends by itself --------------------------------------------------------------------------------------
 
+    def _in_time(self, ident: str) -> Question:
+        """A question as it is now, also when its timer is late. Raises NotFound."""
+        question = self.question(ident)
+        if question.state == "pending" and question.expires <= self._clock():
+            self._due([ident])
+        return self.question(ident)
+
+    def _outdated(self, questions: list[Question]) -> None:
+        self._end(questions, "cancelled", "the policy was reloaded; ask again")
+        self._trim()
+
     def _due(self, idents: list[str]) -> None:
         found = [self._index.questions[i] for i in idents if i in self._index.questions and i != self._deciding]
-        self._end([q for q in found if q.state == "pending"], "expired", "nobody answered in time")
+        self._end(found, "expired", "nobody answered in time")
         super()._due(idents)
 
     def _end(self, questions: list[Question], state: State, why: str) -> None:
         now = self._clock()
-        over = [replace(q, state=state, ended=now) for q in questions]
+        current = [self._index.questions[q.id] for q in questions if q.id in self._index.questions]
+        over = [replace(q, state=state, ended=now) for q in current if q.state == "pending"]
         for question in over:
             self._over(question, why)
         if over:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LONGEST = 3600.0  # seconds that the timer sleeps at most: the wall clock may have been set meanwhile
+SLICE = 128  # that are handed over at once: between two slices the loop serves others, and the auditor keeps up
 _SLACK = 1024  # dropped deadlines that may stand in the heap before it is made anew
 
 
@@ -22,7 +23,7 @@ class Handle(Protocol):
 
 
 class Deadlines:
-    """`due` is called with the ids whose time has come, earliest first."""
+    """`due` is called with the ids whose time has come, earliest first, SLICE at a time."""
 
     def __init__(
         self,
@@ -53,18 +54,6 @@ class Deadlines:
         """The timer stays as it is: ringing for nothing once is cheaper than setting it with every answer."""
         self._when.pop(ident, None)
 
-    def ring(self) -> None:
-        """Hand over what is due by now."""
-        now = self._clock()
-        due: list[str] = []
-        while self._heap and self._heap[0][0] <= now:
-            when, ident = heapq.heappop(self._heap)
-            if self._when.get(ident) == when:
-                del self._when[ident]
-                due.append(ident)
-        if due:
-            self._due(due)
-
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -80,8 +69,15 @@ class Deadlines:
 
     def _on_timer(self) -> None:
         self._timer = None
+        now, due = self._clock(), list[str]()
+        while self._heap and self._heap[0][0] <= now and len(due) < SLICE:
+            when, ident = heapq.heappop(self._heap)
+            if self._when.get(ident) == when:
+                del self._when[ident]
+                due.append(ident)
         try:
-            self.ring()
+            if due:
+                self._due(due)
         finally:
             if self._timer is None:
                 self._arm()

@@ -9,6 +9,8 @@ from supervisor.approvals.terms import refusal
 from supervisor.errors import ApprovalRequired, Conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.approvals.book import Book
     from supervisor.approvals.model import Grant, Kind, Question, Target
 
@@ -49,8 +51,11 @@ async def obtain(
     labels: dict[str, str] | None = None,
     needed: int = 1,
     wait_ms: int = 0,
+    notice: Callable[[dict[str, Any]], None] | None = None,
 ) -> Grant:
     """One use of a grant for exactly this, spent and durable. `session` is None for one that ends with its run.
+
+    `notice` is told of the question that is waited for.
 
     Raises ApprovalRequired when the answer is not there within `wait_ms`, ApprovalDenied, Conflict when the question
     was withdrawn or the policy reloaded, and what Book.ask() raises. Decide anew after it when you waited: what
@@ -68,6 +73,9 @@ async def obtain(
         question = await book.ask(kind, asker, target, what, reasons, session=session, labels=labels, needed=needed)
         left = until - loop.time()
         if question.state == "pending" and left > 0:
+            if notice is not None:
+                shown = {"id": question.id, "state": question.state, "expires": question.expires}
+                notice({"type": "approval", "approval": shown})
             question = await book.wait(question.id, left)
         if question.state == "pending":
             raise required(question)

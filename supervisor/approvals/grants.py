@@ -85,23 +85,32 @@ class Grants(Work):
         self._trim()
 
     async def revoke(self, ident: str, by: int) -> Grant:
-        """Raises NotFound; Conflict when it holds no more."""
-        return await asyncio.shield(self._begin(self._revoke(ident, by)))
-
-    async def _revoke(self, ident: str, by: int) -> Grant:
-        self._deadlines.ring()
+        """It holds for nobody from the call on. Raises NotFound; Conflict when it had ended; Unavailable: try again."""
         grant = self.grant(ident)
+        if grant.ended is None and grant.until <= self._clock():
+            self._due([ident])
+            grant = self.grant(ident)
         if grant.ended is not None:
-            raise Conflict(f"{ident} holds no more: {grant.ended}", field="grant", hint="there is nothing to take back")
-        # It holds for nobody from here on, also while the disk is waited for.
+            raise Conflict(f"{ident} holds no more: {grant.ended}", field="id", hint="there is nothing to take back")
         (gone,) = self._close_grants([grant], "revoked")
+        await asyncio.shield(self._begin(self._revoke(gone, by)))
+        return gone
+
+    async def _revoke(self, gone: Grant, by: int) -> None:
         await self._store.write(lambda conn: rows.end_grants(conn, [gone]))
         self._report.grant_ended(gone, by)
         self._trim()
-        return gone
 
     def session_ended(self, session: str) -> None:
-        self._end_grants(self._index.of_session(session), "session_ended")
+        """What was granted for it ends with it."""
+        self._session_over(self._index.of_session(session))
+
+    def _session_over(self, grants: list[Grant]) -> None:
+        self._end_grants(grants, "session_ended")
+        self._trim()
+
+    def _stale(self, grants: list[Grant]) -> None:
+        self._end_grants(grants, "stale")
         self._trim()
 
     def roles(self, uid: int, unit: str, now: float) -> list[str]:
@@ -115,7 +124,7 @@ class Grants(Work):
 
     def grants(self) -> list[Grant]:
         """Newest first; also those that ended lately."""
-        return sorted(self._index.grants.values(), key=lambda g: -g.created)
+        return sorted(self._index.grants.values(), key=lambda g: g.created)[::-1]
 
     # --- what ends by itself --------------------------------------------------------------------------------------
 
@@ -124,7 +133,8 @@ class Grants(Work):
         self._trim()
 
     def _end_grants(self, grants: list[Grant], cause: str) -> None:
-        over = self._close_grants([g for g in grants if g.ended is None], cause)
+        current = [self._index.grants[g.id] for g in grants if g.id in self._index.grants]
+        over = self._close_grants([g for g in current if g.ended is None], cause)
         for grant in over:
             self._report.grant_ended(grant)
         if over:

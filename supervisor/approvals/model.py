@@ -64,13 +64,18 @@ class Target:
 
     def digest(self) -> str:
         """SHA-256, hex. The order of environment names and of files does not count."""
-        whole = asdict(self)
+        whole = (
+            self._plain()
+        )  # not asdict(): it copies in depth, and this is on the way of every run that is asked about
         whole["env_names"] = sorted(set(self.env_names))
         whole["files"] = sorted(set(self.files))
         return digest_of("run", whole)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "files": [list(f) for f in self.files]}
+        return {**self._plain(), "files": [list(f) for f in self.files]}
+
+    def _plain(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Target:
