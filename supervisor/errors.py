@@ -20,7 +20,8 @@
     │   └── IdempotencyMismatch      same key, other request
     ├── TooLarge                     body, argv, environment, policy file over its bound
     │   └── HeadersTooLarge          the head of an HTTP request (431)
-    ├── LimitReached                 rate, concurrency, sessions
+    ├── LimitReached                 rate, concurrency, sessions, budgets of a day
+    │   └── SessionSpent             a session has used up its budget: waiting does not help
     ├── Unavailable                  something that must work does not
     │   ├── AuditUnavailable         the record cannot be made durable, so nothing runs
     │   ├── OutcomeUnrecorded        it ran and ended, but its end is not in the log
@@ -224,6 +225,12 @@ class LimitReached(StockadeError):
     title = "A limit is reached"
     status = 429
     retry: ClassVar[Retry] = "later"
+
+
+class SessionSpent(LimitReached):
+    code = "session_spent"
+    title = "The session has used up its budget"
+    retry: ClassVar[Retry] = "after_change"
 
 
 class Unavailable(StockadeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -29,7 +30,7 @@ def headers(error: StockadeError, request_id: str) -> dict[str, str]:
     """
     found = {"X-Request-Id": request_id}
     if isinstance(error, (LimitReached, Stopped, Unavailable)) and error.retry == "later":
-        found["Retry-After"] = str(max(1, int(error.extra.get("retry_after", RETRY_AFTER_SECONDS))))
+        found["Retry-After"] = str(max(1, ceil(error.extra.get("retry_after", RETRY_AFTER_SECONDS))))
     if "allow" in error.extra:
         found["Allow"] = ", ".join(error.extra["allow"])
     if isinstance(error, ApprovalRequired) and "approval" in error.extra:

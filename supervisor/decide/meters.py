@@ -15,7 +15,7 @@ from supervisor.decide import breaker
 from supervisor.decide.book import MAX_COUNTERS, Book
 from supervisor.decide.bounds import RESOURCES, SPAN_WORDS, BudgetBound, RateBound, Who, agent_key, keys, named
 from supervisor.decide.windows import NOTHING, Spent
-from supervisor.errors import LimitReached
+from supervisor.errors import LimitReached, SessionSpent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
     """What is left of each bound. `session` is the id of the session, "" for one that is opened for this request.
 
     Raises LimitReached with rule, source, allowed, retry_after (seconds, exact, when nothing else begins until then)
-    and left (rule -> how much). A spent session has no retry_after: only another session helps.
+    and left (rule -> how much); SessionSpent, a LimitReached for which only another session helps.
     """
     plan = book.plan(snapshot)
     if plan.idle:
@@ -180,7 +180,7 @@ def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn
         )
     most = f"{bound.most // bound.unit} {_NAMES[RESOURCES[bound.resource][0]]}"
     if bound.session:
-        raise LimitReached(
+        raise SessionSpent(
             "this session has used up its budget",
             field="session",
             rule=bound.rule,

@@ -189,7 +189,7 @@ def test_a_spent_session_is_no_obstacle_for_another() -> None:
     desk = Desk(policy(budgets=(budget("session", cpu_ms=1),)))
     desk.end(desk.begin(), cpu_us=1000)
     told = desk.refused()
-    assert told.field == "session"
+    assert (told.field, told.code, told.retry) == ("session", "session_spent", "after_change")
     assert "retry_after" not in told.extra, "waiting does not help"
     assert desk.check(session="ses-2")
     assert desk.check(session="")
