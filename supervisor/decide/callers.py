@@ -1,41 +1,69 @@
-"""Who a peer is to policy, and what its role permits. Pure."""
+"""Who a peer is to policy, and what its roles permit. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from supervisor import errors
+from supervisor.policy.words import BUILT_IN, role, role_permits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from supervisor.decide.request import Peer
     from supervisor.policy.snapshot import Caller, Snapshot
-    from supervisor.runs.model import Peer
-
-# What each role permits; everything else is refused. `see_all` and `end_all`: of other uids too.
-ROLES: dict[str, frozenset[str]] = {
-    "viewer": frozenset({"read"}),
-    "operator": frozenset({"read", "run"}),
-    "administrator": frozenset({"read", "run", "stop", "reload", "see_all", "end_all"}),
-}
 
 
-def permits(caller: Caller, action: str) -> bool:
-    """Whether the caller's role permits an action of ROLES; an unknown role or action is refused."""
-    return action in ROLES.get(caller.role, ())
+def permits(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[str] = ()) -> bool:
+    """Whether the caller's role, or one of those that it was given for a time (`also`), permits it.
+
+    An unknown role or permission is refused.
+    """
+    return any(role_permits(snapshot, name, permission) for name in (caller.role, *also))
 
 
-def require(caller: Caller, action: str) -> None:
-    """Raises Denied when the role does not permit `action`."""
-    if permits(caller, action):
+def require(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[str] = ()) -> None:
+    """Raises Denied when no role of the caller permits it."""
+    if permits(snapshot, caller, permission, also):
         return
-    roles = [role for role, actions in ROLES.items() if action in actions]
+    names = {*BUILT_IN, *(r.name for r in snapshot.roles)}
+    roles = [name for name in sorted(names) if role_permits(snapshot, name, permission)]
+    hint = "have the operator change this entry's role, then `stockade policy reload`"
+    if any(role_permits(snapshot, name, permission) for name in caller.may_request):
+        name = next(name for name in caller.may_request if role_permits(snapshot, name, permission))
+        hint = f"ask for it: stockade access request --role {name} --duration 1h --reason …"
     raise errors.Denied(
-        f"the role {caller.role} may not {action.replace('_', ' ')}",
+        f"the role {caller.role} does not have {permission}",
         field="role",
         rule="callers.role",
         source=caller.source,
-        allowed=f"{action.replace('_', ' ')}: {', '.join(roles) or 'no role'}",
-        hint="have the operator change this entry's role, then `stockade policy reload`",
+        allowed=f"{permission}: {', '.join(roles) or 'no role'}",
+        hint=hint,
+        permission=permission,
     )
+
+
+def called(peer: Peer, caller: Caller) -> str:
+    """The caller as rates, contexts and logs name it: "unit:NAME" when policy named its unit, else "uid:N"."""
+    return f"unit:{caller.unit}" if caller.unit is not None else f"uid:{peer.uid}"
+
+
+def answerable(snapshot: Snapshot, peer: Peer, caller: Caller) -> bool:
+    """Whether policy names anybody but this peer who may answer its questions (R47: without, supervised denies)."""
+    for entry in snapshot.callers:
+        if not role_permits(snapshot, entry.role, "approvals:answer"):
+            continue
+        if entry.uid is not None and entry.uid == peer.uid:
+            continue
+        if entry.unit is not None and entry is caller:
+            continue
+        return True
+    return False
+
+
+def second_person(snapshot: Snapshot, caller: Caller, also: Iterable[str] = ()) -> bool:
+    """Whether a question about a request of this caller takes two people."""
+    return any(role(snapshot, name).second_person for name in (caller.role, *also))
 
 
 def find_caller(snapshot: Snapshot, peer: Peer) -> tuple[int, Caller]:
@@ -68,14 +96,18 @@ def find_caller(snapshot: Snapshot, peer: Peer) -> tuple[int, Caller]:
 
 
 def _unnamed(snapshot: Snapshot, peer: Peer, groups: set[int]) -> errors.Denied:
-    who = f'unit = "{peer.unit}"' if peer.unit else f"uid = {peer.uid}"
     listed = ", ".join(map(str, sorted(groups)))
     where = snapshot.files[0][0] if snapshot.files else "policy.toml"
-    entry = f'[[callers]]\n{who}\nrole = "operator"\nworkspaces = ["/srv/agents/*"]\nprofiles = ["shell"]\n'
     return errors.Denied(
         f"no [[callers]] entry names this caller: uid {peer.uid}, unit {peer.unit or 'none'}, groups {listed}",
         field="caller",
         rule="callers",
         source=where,
-        hint=f"to admit it, add this to {where}, then run `stockade policy reload`:\n{entry}",
+        hint=f"to admit it, add this to {where}, then run `stockade policy reload`:\n{entry_for(peer)}",
     )
+
+
+def entry_for(peer: Peer) -> str:
+    """A [[callers]] entry that would admit this peer."""
+    who = f'unit = "{peer.unit}"' if peer.unit else f"uid = {peer.uid}"
+    return f'[[callers]]\n{who}\nrole = "operator"\nworkspaces = ["/srv/agents/*"]\nprofiles = ["shell"]\n'

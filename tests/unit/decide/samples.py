@@ -48,6 +48,7 @@ def caller(**changes: Any) -> Caller:
         profiles=("shell",),
         any_owner=False,
         source="/etc/stockade/policy.toml:20",
+        labels=(("*", ("*",)),),
     )
     return replace(whole, **changes)
 

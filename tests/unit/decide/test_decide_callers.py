@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 
-from supervisor.decide.callers import ROLES, find_caller, permits, require
+from supervisor.decide.callers import answerable, find_caller, permits, require
 from supervisor.errors import Denied, SelfViewOnly
+from supervisor.policy.snapshot import Role
+from supervisor.policy.words import BUILT_IN, PERMISSIONS
 from tests.unit.decide.samples import caller, peer, snapshot
 
 UNIT = caller(unit="agent.service", uid=None)
@@ -55,22 +58,63 @@ def test_a_process_inside_a_session_is_no_caller_whoever_it_is() -> None:
         find_caller(snapshot(UID), peer(1000, inside=True))
 
 
-def test_each_role_permits_its_actions_and_no_other() -> None:
-    actions = frozenset().union(*ROLES.values())
-    granted = {role: {a for a in actions if permits(caller(role=role), a)} for role in ROLES}
+def test_each_built_in_role_permits_its_permissions_and_no_other() -> None:
+    policy = snapshot()
+    granted = {name: {p for p in PERMISSIONS if permits(policy, caller(role=name), p)} for name in BUILT_IN}
+    viewer = {"agent:read", "logs:read", "config:read", "access:request"}
     assert granted == {
-        "viewer": {"read"},
-        "operator": {"read", "run"},
-        "administrator": {"read", "run", "stop", "reload", "see_all", "end_all"},
+        "viewer": viewer,
+        "operator": viewer | {"agent:execute"},
+        "administrator": set(PERMISSIONS),
     }
-    assert not any(permits(caller(role="root"), a) for a in actions)
-    assert not permits(caller(role="administrator"), "fly")
+    assert not any(permits(policy, caller(role="root"), p) for p in PERMISSIONS)
+
+
+def test_a_declared_role_counts_instead_of_the_built_in_one() -> None:
+    policy = replace(snapshot(), roles=(Role("operator", ("agent:*",)), Role("auditor", ("logs:read", "*:read"))))
+    assert permits(policy, caller(role="operator"), "agent:end_all")
+    assert not permits(policy, caller(role="operator"), "logs:read")
+    assert permits(policy, caller(role="auditor"), "approvals:read")
+    assert not permits(policy, caller(role="auditor"), "approvals:answer")
+
+
+def test_a_role_that_was_given_for_a_time_counts_beside_the_callers_own() -> None:
+    assert permits(snapshot(), caller(role="viewer"), "agent:execute", ("operator",))
+    assert not permits(snapshot(), caller(role="viewer"), "agent:execute", ("viewer",))
 
 
 def test_a_missing_right_names_the_roles_that_have_it() -> None:
     with pytest.raises(Denied) as refusal:
-        require(caller(role="viewer"), "run")
+        require(snapshot(), caller(role="viewer"), "agent:execute")
     shown = refusal.value.as_dict()
-    assert shown["allowed"] == "run: operator, administrator"
+    assert shown["allowed"] == "agent:execute: administrator, operator"
     assert shown["source"] == "/etc/stockade/policy.toml:20"
     assert shown["retry"] == "after_change"
+
+
+def test_a_right_that_may_be_asked_for_says_how() -> None:
+    with pytest.raises(Denied) as refusal:
+        require(snapshot(), caller(role="viewer", may_request=("operator",)), "agent:execute")
+    assert "stockade access request --role operator" in (refusal.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("entries", "can"),
+    [
+        ((caller(),), False),
+        ((caller(), caller(uid=0, role="administrator")), True),
+        ((caller(role="administrator"),), False),
+        ((caller(uid=None, gid=1000, role="administrator"),), True),
+        ((caller(), caller(uid=None, unit="console.service", role="administrator")), True),
+        ((caller(), caller(uid=5, role="operator"), caller(uid=6, role="viewer")), False),
+    ],
+)
+def test_somebody_else_must_be_able_to_answer(entries, can: bool) -> None:
+    policy = snapshot(*entries)
+    assert answerable(policy, peer(), find_caller(policy, peer())[1]) is can
+
+
+def test_a_unit_that_is_the_only_one_to_answer_cannot_answer_itself() -> None:
+    policy = snapshot(caller(uid=None, unit="gateway.service", role="administrator"))
+    asking = peer(unit="gateway.service")
+    assert not answerable(policy, asking, find_caller(policy, asking)[1])

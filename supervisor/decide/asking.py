@@ -1,0 +1,145 @@
+"""What a command looks like it does: whether that is blocked, asked about, or only noted. Pure.
+
+It classifies and is no boundary: it may be wrong in either direction, and nothing escapes by that, because the kernel
+confines whatever runs. So a script that cannot be parsed is not refused for it (lesson of every filter that was).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from supervisor import errors
+from supervisor.decide import paths
+from supervisor.decide.command import HOME
+from supervisor.decide.context import Patterns
+from supervisor.decide.shell.match import first
+from supervisor.decide.shell.programs import is_interpreter
+from supervisor.decide.trace import Reason
+
+if TYPE_CHECKING:
+    from supervisor.decide.context import Context
+    from supervisor.decide.shell.match import Hit
+    from supervisor.decide.shell.model import Analysis, Named, Risk
+    from supervisor.decide.trace import Trace
+    from supervisor.policy.snapshot import Snapshot
+
+# A yes for a whole session would be a yes to anything, where nobody can say what runs (lesson 6).
+_UNKNOWN = frozenset(("dynamic", "evasion", "remote_code"))
+_MOST_NOTES = 32
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found in a command: why to ask, what is only noted, and whether nobody can say what it does."""
+
+    reasons: list[Reason] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unparsed: str = ""
+
+
+def look(
+    snapshot: Snapshot,
+    context: Context,
+    analysis: Analysis,
+    where: tuple[str, str],
+    *,
+    supervised: bool,
+    trace: Trace | None = None,
+) -> Found:
+    """Judge a command by policy's patterns and risks. `where` is (workspace, directory) inside the session.
+
+    Raises Denied for what is blocked. Without `supervised` nothing is asked, and risks are noted alone.
+    """
+    autonomy = snapshot.autonomy
+    own = Patterns(autonomy.blocked_commands, "autonomy.blocked_commands", autonomy.source)
+    for listed in (own, *context.blocked):
+        hit = first(listed.patterns, analysis)
+        if hit is not None:
+            if trace is not None:
+                trace.step(f"{listed.rule}[{hit.index}]", listed.source, "deny", f"{hit.command!r} is {hit.pattern!r}")
+            raise _blocked(listed, hit)
+    found = Found()
+    if not analysis.parsed:
+        found.unparsed = analysis.error or "the script cannot be parsed"
+        if trace is not None:
+            trace.step("autonomy.unparsed", autonomy.source, "note", found.unparsed)
+    if supervised:
+        asked = Patterns(autonomy.approval_patterns, "autonomy.approval_patterns", autonomy.source)
+        for listed in (asked, *context.asked):
+            for n, pattern in enumerate(listed.patterns):
+                hit = first((pattern,), analysis)
+                if hit is not None:
+                    found.reasons.append(_asked(listed, n, hit))
+    _risks(snapshot, analysis, where, found, supervised=supervised)
+    if trace is not None:
+        for reason in found.reasons:
+            trace.step(reason.rule, reason.source, "ask", reason.detail)
+        for note in found.notes:
+            trace.step("autonomy.approval_risks", autonomy.source, "note", note)
+    return found
+
+
+def _blocked(listed: Patterns, hit: Hit) -> errors.Denied:
+    return errors.Denied(
+        f"{hit.command!r} is blocked: policy blocks {hit.pattern!r}",
+        field="command",
+        rule=f"{listed.rule}[{hit.index}]",
+        source=listed.source,
+        layer="decision",
+        allowed="commands that no pattern of that list names",
+        hint="do it another way, or have the operator take the pattern out of the list",
+        pattern=hit.pattern,
+        command=hit.command,
+        start=hit.start,
+        end=hit.end,
+    )
+
+
+def _asked(listed: Patterns, index: int, hit: Hit) -> Reason:
+    program = hit.command.split(" ", 1)[0]
+    return Reason(
+        f"{listed.rule}[{index}]",
+        listed.source,
+        f"{hit.command!r} is {hit.pattern!r}",
+        f"pattern {hit.pattern}",
+        hit.start,
+        hit.end,
+        blanket=not is_interpreter(program),
+    )
+
+
+def _risks(snapshot: Snapshot, analysis: Analysis, where: tuple[str, str], found: Found, *, supervised: bool) -> None:
+    wanted = snapshot.autonomy.approval_risks if supervised else ()
+    seen: set[str] = set()
+    for risk in analysis.risks:
+        _risk(snapshot, risk.kind, risk.detail, risk, found, seen, asked=risk.kind in wanted)
+    for named in analysis.paths:
+        verdict = paths.classify(named.path, workspace=where[0], cwd=where[1], home=HOME, autonomy=snapshot.autonomy)
+        if verdict is not None:
+            detail = f"{named.path[:128]!r}: {verdict.reason}"
+            _risk(snapshot, "outside", detail, named, found, seen, asked="outside" in wanted)
+
+
+def _risk(
+    snapshot: Snapshot, kind: str, detail: str, at: Risk | Named, found: Found, seen: set[str], *, asked: bool
+) -> None:
+    said = f"{kind}: {detail}"
+    if said in seen or len(seen) >= _MOST_NOTES:
+        return
+    seen.add(said)
+    if asked:
+        autonomy = snapshot.autonomy
+        found.reasons.append(
+            Reason(
+                f"autonomy.approval_risks[{autonomy.approval_risks.index(kind)}]",
+                autonomy.source,
+                said,
+                f"risk {said}",
+                at.start,
+                at.end,
+                blanket=kind not in _UNKNOWN,
+            )
+        )
+    else:
+        found.notes.append(said)
