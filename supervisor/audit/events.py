@@ -95,13 +95,14 @@ def decision(
     labels: Mapping[str, str] | None = None,
     env_names: Iterable[str] = (),
     compliance_checks: Sequence[Any] = (),
+    result: Mapping[str, Any] | None = None,
 ) -> Event:
     """What was decided about one request, before anything runs.
 
     `outcome` is one of VERDICTS. With "allow", `run` and `fingerprint` (wire.messages.fingerprint of the
     StartRun) are what the auditor's Go will name. `labels` are those of LABELS that the caller stated; `user`
-    is "uid:N" when it stated none. `authorization_policy` is the rule and its FILE:LINE.
-    Raises ValueError when an identifier is not one.
+    is "uid:N" when it stated none. `authorization_policy` is the rule and its FILE:LINE. `result` names the approval
+    that was asked for, or the grant under which it runs. Raises ValueError when an identifier is not one.
     """
     return _event(
         "decision",
@@ -121,6 +122,7 @@ def decision(
         labels=labels,
         env_names=env_names,
         compliance_checks=compliance_checks,
+        result=result,
     )
 
 

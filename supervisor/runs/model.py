@@ -1,4 +1,4 @@
-"""What runs/ and api/ speak about: peers, requests, sessions, runs and their states."""
+"""What runs/ and api/ speak about: sessions, runs and their states. Peers and requests are decide/request.py's."""
 
 from __future__ import annotations
 
@@ -7,53 +7,17 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from supervisor.decide.request import Peer, RunRequest, SessionRequest
+
 if TYPE_CHECKING:
     from supervisor.errors import StockadeError
     from supervisor.policy.snapshot import Profile
     from supervisor.runs.output import Output
 
+__all__ = ["Peer", "Run", "RunRequest", "RunState", "Session", "SessionRequest", "SessionState"]
+
 RunState = Literal["pending", "running", "finished"]
 SessionState = Literal["opening", "live", "closing", "ended"]
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The process on the other end of the socket, as the kernel names it."""
-
-    pid: int
-    uid: int
-    gid: int
-    gids: tuple[int, ...]
-    unit: str  # systemd system unit, "" when there is none
-    inside: bool  # in one of Stockade's own session cgroups
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRequest:
-    workspace: str
-    profile: str | None = None
-    limits: dict[str, int] = field(default_factory=dict)  # keys of wire.messages.LIMITS, only narrower
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """One tool call. Exactly one of `session` and `workspace`, exactly one of `argv` and `script`."""
-
-    tool: str = "shell"
-    session: str | None = None
-    workspace: str | None = None
-    profile: str | None = None
-    argv: tuple[str, ...] | None = None
-    script: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    cwd: str | None = None  # absolute, or relative to the workspace
-    stdin: bytes | None = None
-    stdin_stream: bool = False  # bytes follow on POST /v1/runs/{id}/stdin
-    limits: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    background: bool = False
-    dry_run: bool = False
 
 
 @dataclass(slots=True)
@@ -74,6 +38,8 @@ class Session:
     ended_cause: str | None = None
     limits: dict[str, int] = field(default_factory=dict)  # what the session narrowed of its profile's
     granted: Profile | None = None  # the profile as it was when the session was opened
+    readonly: bool = False  # its workspace is mounted so
+    network: str = ""  # narrower than the profile's
 
 
 @dataclass(slots=True)

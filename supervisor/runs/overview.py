@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from supervisor.decide.admission import find_caller, permits
+from supervisor.decide.callers import find_caller
 from supervisor.wire.messages import LIMITS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def policy(room: Supervisor, peer: Peer) -> dict[str, Any]:
     loaded = room.serving
     snapshot = loaded.snapshot
     _, caller = find_caller(snapshot, peer)
-    if permits(caller, "see_all"):
+    if room.desk.permits(peer, "agent:read_all"):
         return {"digest": loaded.digest, **asdict(snapshot), "files": dict(snapshot.files)}
     profiles = [asdict(p) for p in snapshot.profiles if p.name in caller.profiles]
     return {"digest": loaded.digest, "profiles": profiles, "callers": [asdict(caller)]}

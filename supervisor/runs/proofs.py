@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide import command
 from supervisor.decide.admission import Counters, admit_session
+from supervisor.decide.request import Peer, SessionRequest
+from supervisor.decide.selftest import NOBODY, example, peer_of
 from supervisor.errors import Denied, LimitReached, StockadeError
 from supervisor.policy.narrow import exceeds, narrow_limits
-from supervisor.policy.snapshot import Limits
-from supervisor.runs.model import Peer, SessionRequest
+from supervisor.policy.snapshot import Limits, Tools
+from supervisor.policy.words import may_ever
+from supervisor.runs import proving
 from supervisor.runs.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.policy.snapshot import Caller, Profile, Snapshot
+    from supervisor.policy.snapshot import Profile, Snapshot
+    from supervisor.state.store import Store
 
 _FLOOD = 32 * 1024  # bytes; below what a pipe takes without a reader (pipe(7))
 _PATIENCE = 5.0  # seconds
-_NOBODY = 2**32 - 2  # a uid and gid that no entry of policy can name
 _FOREIGN = "/proc/1/root"  # a workspace that no policy can grant
 
 
@@ -86,21 +89,15 @@ def _environment(profile: Profile) -> str:
     return f"lacking {lacking}, foreign {foreign}" if lacking or foreign else ""
 
 
-def _peer(caller: Caller) -> Peer:
-    uid = caller.uid if caller.uid is not None else _NOBODY
-    gid = caller.gid if caller.gid is not None else _NOBODY
-    return Peer(0, uid, gid, (gid,), caller.unit or "", inside=False)
-
-
 def _admission(snapshot: Snapshot, profile: Profile) -> str:
     """ "" when strangers, foreign workspaces and profiles that were not granted are refused."""
-    stranger = Peer(0, _NOBODY, _NOBODY, (_NOBODY,), "", inside=False)
+    stranger = Peer(0, NOBODY, NOBODY, (NOBODY,), "", inside=False)
     request = SessionRequest(workspace=_FOREIGN, profile=profile.name)
     wrong = _refusal(lambda: admit_session(snapshot, {}, stranger, request, Counters()), Denied)
     if wrong:
         return f"a stranger {wrong}"
     for caller in snapshot.callers:
-        wrong = _refusal(lambda c=caller: admit_session(snapshot, {}, _peer(c), request, Counters()), StockadeError)  # type: ignore[misc]
+        wrong = _refusal(lambda c=caller: admit_session(snapshot, {}, peer_of(c), request, Counters()), StockadeError)  # type: ignore[misc]
         if wrong:
             return f"{caller.source}: workspace {_FOREIGN} {wrong}"
     return ""
@@ -109,15 +106,16 @@ def _admission(snapshot: Snapshot, profile: Profile) -> str:
 def _service(snapshot: Snapshot) -> str:
     """ "" when the house is full at its bound, for the first caller that may run anything at all."""
     for caller in snapshot.callers:
-        if caller.role != "viewer" and caller.profiles and caller.workspaces:
-            place = caller.workspaces[0].replace("**", "proof").replace("*", "proof").replace("?", "p")
-            request = SessionRequest(workspace=place, profile=caller.profiles[0])
+        if may_ever(snapshot, caller, "agent:execute") and caller.profiles and caller.workspaces:
+            alone = replace(caller, role="operator", must_state=())
+            policy = replace(snapshot, callers=(alone,), rules=(), contexts=(), roles=(), tools=Tools())
+            request = SessionRequest(workspace=example(caller), profile=caller.profiles[0])
             full = Counters(sessions=snapshot.service.sessions, runs=snapshot.service.runs)
-            return _refusal(lambda: admit_session(snapshot, {}, _peer(caller), request, full), LimitReached)  # noqa: B023
+            return _refusal(lambda: admit_session(policy, {}, peer_of(alone), request, full), LimitReached)  # noqa: B023
     return ""
 
 
-async def prove(snapshot: Snapshot, spool: str) -> tuple[dict[str, Any], ...]:
+async def prove(snapshot: Snapshot, spool: str, store: Store) -> tuple[dict[str, Any], ...]:
     """One row for each profile and probe, in the form of the prover's: {profile, probe, ok, detail, source}."""
     rows = []
     service = _service(snapshot)
@@ -130,6 +128,7 @@ async def prove(snapshot: Snapshot, spool: str) -> tuple[dict[str, Any], ...]:
             "env": _environment(profile),
             "admission": _admission(snapshot, profile),
             "service": service,
+            **await proving.prove(snapshot, profile, store),
         }
         for probe, wrong in found.items():
             detail = wrong or "refused as it must be"

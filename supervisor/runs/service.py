@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from supervisor.approvals.access import Access
+from supervisor.approvals.book import Book
+from supervisor.approvals.report import Report
+from supervisor.approvals.totp import Codes
 from supervisor.audit import events
-from supervisor.decide.admission import Counters, admit_run, admit_session, find_caller, permits, require
+from supervisor.decide.admission import Counters, admit_session
+from supervisor.decide.explain import granted
 from supervisor.errors import (
+    ApprovalRequired,
     AuditUnavailable,
     Conflict,
-    Denied,
     InvalidRequest,
     StockadeError,
     Unavailable,
 )
-from supervisor.runs import execute, overview, proofs, sessions, stopfile
+from supervisor.runs import deciding, execute, overview, proofs, sessions, stopfile, stopping
 from supervisor.runs.bus import Bus
+from supervisor.runs.desk import Desk
+from supervisor.runs.line import Line
+from supervisor.runs.meters import Meters
 from supervisor.runs.registry import Registry, new_id
+from supervisor.state.store import Store
 from supervisor.wire.messages import ASKED_CAUSES
 
 if TYPE_CHECKING:
@@ -28,8 +38,10 @@ if TYPE_CHECKING:
 
     from supervisor.audit.client import AuditClient
     from supervisor.layout import Layout
-    from supervisor.policy.snapshot import Caller
+    from supervisor.parser.client import ParserClient
     from supervisor.runs.bus import Subscription
+    from supervisor.runs.deciding import Notice
+    from supervisor.runs.running import Running
     from supervisor.runs.model import Peer, Run, RunRequest, Session, SessionRequest
     from supervisor.runtimes.base import Loaded, Runtime
 
@@ -37,14 +49,24 @@ if TYPE_CHECKING:
 class Supervisor:
     """Make it inside the running loop, then `await load()`."""
 
-    def __init__(self, runtime: Runtime, audit: AuditClient, layout: Layout, version: str) -> None:
+    def __init__(
+        self, runtime: Runtime, audit: AuditClient, parser: ParserClient, layout: Layout, version: str
+    ) -> None:
         self.runtime = runtime
         self.audit = audit
+        self.parser = parser
         self.layout = layout
         self.version = version
         self.registry = Registry(layout.spool)
         self.events = Bus()
-        self.running: dict[str, execute.Running] = {}
+        self.desk = Desk(self)
+        self.store = Store(os.path.join(layout.state, "decisions.db"))
+        self.meters = Meters(self.store)
+        self.line = Line(self)
+        self.book = Book(self.store, Report(self.events.emit, self.post))
+        self.codes = Codes(self.store, self._code_used)
+        self.access = Access(self.book, self.desk.may_request)
+        self.running: dict[str, Running] = {}
         self.timers: dict[str, asyncio.TimerHandle] = {}  # of idle sessions
         self.refused: dict[str, dict[str, Any]] = {}  # profile -> the proof that failed
         self.failure: dict[str, Any] | None = None  # of the last reload, when it failed
@@ -75,8 +97,15 @@ class Supervisor:
         """After how long a session without runs is closed; 0 is never."""
         return self.serving.snapshot.service.session_idle_ms / 1000
 
-    def counters(self) -> Counters:
-        return self.registry.counters(stopped=self.stopped is not None)
+    def counters(self, peer: Peer | None = None) -> Counters:
+        """What a decision about this peer asks for."""
+        return replace(
+            self.registry.counters(stopped=self.stopped is not None),
+            now=time.time(),
+            audit_ok=self.audit_ok,
+            roles=() if peer is None else self.desk.roles(peer),
+            book=self.meters.book,
+        )
 
     def post(self, event: dict[str, Any]) -> None:
         """Record what nothing waits for. When it cannot be, nothing can run either, and the service ends."""
@@ -98,42 +127,40 @@ class Supervisor:
     def _audit_lost(self) -> None:
         self.audit_ok = False
 
-    def _who(self, peer: Peer) -> Caller:
-        return find_caller(self.serving.snapshot, peer)[1]
+    def _code_used(self, action: str, uid: int, outcome: str, reason: str | None) -> None:
+        self.post(events.security(action=f"totp.{action}", outcome=outcome, reason=reason, result={"uid": uid}))
 
-    def _sees(self, peer: Peer, action: str = "see_all") -> int | None:
-        """The uid whose things this peer may see (or end); None is everybody's. Raises Denied."""
-        caller = self._who(peer)
-        require(caller, "read")
-        return None if permits(caller, action) else peer.uid
-
-    def _order(self, peer: Peer, action: str) -> None:
-        """Raises Denied, recorded, unless the peer may give this order."""
-        try:
-            require(self._who(peer), action)
-        except Denied as refusal:
-            self.post(
-                events.security(action=action, outcome="deny", reason=refusal.detail, caller=sessions.caller_of(peer))
-            )
-            raise
+    def _breaker_changed(self, shown: dict[str, Any]) -> None:
+        self.post(events.security(action="breaker", outcome=shown["state"], reason=shown["why"] or None, result=shown))
+        self.events.emit("breaker.changed", None, **shown)
 
     # --- policy ---------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """The first policy; and the emergency stop, when it was on as the last process ended."""
+        """What the last process left, the first policy, and the emergency stop, when it was on as that ended."""
+        await self.store.open()
+        await self.meters.load()
+        await self.book.load()
+        await self.codes.load()
+        self.meters.on_breaker(self._breaker_changed)
         await self.reload(None)
         if self.stopped is not None:
             await self.runtime.stop()
 
-    async def reload(self, peer: Peer | None) -> dict[str, Any]:
-        """Load the policy files anew; None is the operator's signal. Raises PolicyInvalid: the last good one serves."""
+    async def reload(self, peer: Peer | None, code: str | None = None) -> dict[str, Any]:
+        """Load the policy files anew; None is the operator's signal. Raises PolicyInvalid: the last good one serves.
+
+        It is recorded before it is done (R63): raises AuditUnavailable, and nothing has changed.
+        """
         if peer is not None:
-            self._order(peer, "reload")
+            await self.desk.order(peer, "config:write", {"order": "reload"}, code)
         caller = None if peer is None else sessions.caller_of(peer)
+        asked = events.policy(action="reload", outcome="asked", policy_digest=self.digest, caller=caller)
+        await self.audit.record(asked)
         async with self._reloading:
             try:
                 loaded = await self.runtime.reload()
-                own = await proofs.prove(loaded.snapshot, self.layout.spool)
+                own = await proofs.prove(loaded.snapshot, self.layout.spool, self.store)
                 loaded = replace(loaded, proofs=(*loaded.proofs, *own))
             except StockadeError as e:
                 self.failure = {
@@ -150,6 +177,9 @@ class Supervisor:
                 self.events.emit("policy.refused", None, detail=e.detail)
                 raise
             self._loaded = loaded
+            self.meters.known(loaded.snapshot)
+            await self.book.serve(loaded.snapshot.approvals, loaded.digest)
+            self.line.freed()
             self.failure, self.since = None, time.time()
             names = [p.name for p in loaded.snapshot.profiles]
             self.refused = {name: proof for name in names if (proof := loaded.refusal(name)) is not None}
@@ -175,10 +205,12 @@ class Supervisor:
     async def open_session(self, peer: Peer, request: SessionRequest, request_id: str) -> Session:
         ident = new_id("ses")
         try:
-            admission = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters())
-            session = await sessions.open_session(
-                self, peer, admission, ident, request.workspace, request.labels, one_shot=False
-            )
+            admission = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
+            if admission.verdict == "ask":
+                await deciding.session_approved(self, peer, request, admission)
+            session = await sessions.open_session(self, peer, admission, ident, request.workspace, one_shot=False)
+        except ApprovalRequired:
+            raise
         except StockadeError as refusal:
             self.post(
                 events.session(
@@ -194,25 +226,29 @@ class Supervisor:
                 )
             )
             raise
+        counted = self.meters.opened(self.serving.snapshot, admission.who)
         await sessions.opened(self, session, request_id)
+        await asyncio.shield(counted)
         return session
 
     async def close_session(self, peer: Peer, ident: str) -> None:
         """Its runs end as cancelled. Raises NotFound, Denied, Conflict, LauncherUnavailable."""
-        require(self._who(peer), "run")
-        await sessions.close(self, self.registry.session(ident, self._sees(peer, "end_all")))
+        await sessions.close(self, self.registry.session(ident, self.desk.sees(peer, "agent:end_all", "agent:execute")))
 
     def sessions(self, peer: Peer) -> list[Session]:
-        return self.registry.sessions(self._sees(peer))
+        return self.registry.sessions(self.desk.sees(peer))
 
     def session(self, peer: Peer, ident: str) -> Session:
-        return self.registry.session(ident, self._sees(peer))
+        return self.registry.session(ident, self.desk.sees(peer))
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
-    async def start(self, peer: Peer, request: RunRequest, request_id: str) -> Run:
-        """Decide, and send what was allowed to the launcher. Raises the refusal, which is recorded."""
-        return await execute.start(self, peer, request, request_id)
+    async def start(self, peer: Peer, request: RunRequest, request_id: str, notice: Notice = None) -> Run:
+        """Decide, and send what was allowed to the launcher. Raises the refusal, which is recorded.
+
+        `notice` is called with what a client may want to know while it waits: a question, a place in the queue.
+        """
+        return await execute.start(self, peer, request, request_id, notice)
 
     async def recorded(self, run: Run) -> None:
         """Until the decision about this run is durable. Raises AuditUnavailable."""
@@ -230,14 +266,14 @@ class Supervisor:
             raise run.error
 
     def run(self, peer: Peer, ident: str) -> Run:
-        return self.registry.run(ident, self._sees(peer))
+        return self.registry.run(ident, self.desk.sees(peer))
 
     def runs(
         self, peer: Peer, *, session: str | None = None, state: str | None = None, limit: int | None = None
     ) -> list[Run]:
         """Newest first."""
         found: list[Run] = []
-        for run in self.registry.runs(self._sees(peer)):
+        for run in self.registry.runs(self.desk.sees(peer)):
             if limit is not None and len(found) >= limit:
                 break
             if session in (None, run.session) and state in (None, run.state):
@@ -274,64 +310,34 @@ class Supervisor:
         await running.stdin.feed(chunk, eof=eof)
 
     def _own(self, peer: Peer, ident: str) -> Run:
-        require(self._who(peer), "run")
-        return self.registry.run(ident, self._sees(peer, "end_all"))
+        return self.registry.run(ident, self.desk.sees(peer, "agent:end_all", "agent:execute"))
 
-    def dry_run(self, peer: Peer, request: RunRequest) -> dict[str, Any]:
-        """The decision alone: what start() would be allowed. Raises the refusal; nothing is recorded or opened."""
+    async def dry_run(self, peer: Peer, request: RunRequest) -> dict[str, Any]:
+        """The decision alone. Raises the refusal; nothing is recorded, asked or opened."""
         session = None if request.session is None else self.registry.find_session(request.session)
-        admission = admit_run(self.serving.snapshot, self.refused, peer, session, request, self.counters())
+        analysis = await self.parser.analyse(request.argv, request.script)
+        admission = deciding.admit(self, peer, session, request, analysis)
         return {
             "dry_run": True,
-            "decision": execute.decision(admission, self.serving.digest),
+            "decision": execute.decision(admission, self.serving.digest) | granted(admission),
             "profile": admission.profile.name,
             "limits": execute.limits_of(admission),
         }
 
     # --- the emergency stop ---------------------------------------------------------------------------------------
 
-    async def stop(self, peer: Peer, reason: str) -> dict[str, Any]:
-        """Every tree dies now and nothing starts until resume(), also not after a restart.
+    async def stop(self, peer: Peer, reason: str, code: str | None = None) -> dict[str, Any]:
+        """Every tree dies now and nothing starts until resume(), also not after a restart. No person is waited for.
 
         Raises Unavailable when that cannot be written down; then everything is dead all the same.
         """
-        self._order(peer, "stop")
-        if self.stopped is None:
-            self.stopped = {"reason": reason, "since": time.time(), "by": sessions.caller_of(peer)}
-        ending = asyncio.ensure_future(self.runtime.stop())
-        await asyncio.sleep(0)  # the order is on its way to the launcher before the disk is waited for
-        problem = None
-        try:
-            stopfile.write(self.layout.state, self.stopped)
-        except OSError as e:
-            problem = e
-        runs, closed = await ending
-        counts = {"runs": runs, "sessions": closed}
-        self.post(events.service(action="stop", outcome="stopped", reason=reason, result=counts | self.stopped))
-        self.events.emit("service.stopped", None, reason=reason, **counts)
-        if problem is not None:
-            raise Unavailable(
-                f"everything is stopped, but a restart would forget it: {problem}",
-                hint=f"make {self.layout.state} writable, then stop again",
-            )
-        return {"stopped": True, **self.stopped, **counts}
+        await self.desk.order(peer, "service:stop", {"order": "stop"}, code, unasked=True)
+        return await stopping.stop(self, peer, reason)
 
-    async def resume(self, peer: Peer) -> dict[str, Any]:
+    async def resume(self, peer: Peer, code: str | None = None) -> dict[str, Any]:
         """Undo stop(). It is recorded first. Raises AuditUnavailable, LauncherUnavailable, Unavailable."""
-        self._order(peer, "stop")
-        if self.stopped is None:
-            return {"stopped": False}
-        caller = sessions.caller_of(peer)
-        await self.audit.record(events.service(action="resume", outcome="resumed", result={"by": caller}))
-        await self.runtime.resume()
-        try:
-            stopfile.remove(self.layout.state)
-        except OSError as e:
-            await self.runtime.stop()
-            raise Unavailable(f"the stop cannot be taken back: {e}", hint=f"make {self.layout.state} writable") from e
-        self.stopped = None
-        self.events.emit("service.resumed", None)
-        return {"stopped": False}
+        await self.desk.order(peer, "service:stop", {"order": "resume"}, code)
+        return await stopping.resume(self, peer)
 
     # --- the service ----------------------------------------------------------------------------------------------
 
@@ -340,17 +346,17 @@ class Supervisor:
 
         Raises Denied, LimitReached.
         """
-        return self.events.subscribe(self._sees(peer), after)
+        return self.events.subscribe(self.desk.sees(peer), after)
 
     def status(self, peer: Peer) -> dict[str, Any]:
-        self._sees(peer)
+        self.desk.sees(peer)
         return overview.status(self, peer)
 
     def doctor(self) -> dict[str, Any]:
         return overview.doctor(self)
 
     def policy(self, peer: Peer) -> dict[str, Any]:
-        self._sees(peer)
+        self.desk.require(peer, "config:read")
         return overview.policy(self, peer)
 
     def self_view(self, peer: Peer) -> dict[str, Any]:
@@ -366,5 +372,8 @@ class Supervisor:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.line.close(Unavailable("the service is ending", hint="try again once it is back"))
+        await self.book.close()
+        await self.store.close()
         self.registry.close()
         self.events.close()

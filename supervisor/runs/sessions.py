@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def caller_of(peer: Peer) -> dict[str, Any]:
-    """The peer as audit records name it."""
+    """The peer as audit records and questions name it."""
     return {"uid": peer.uid, "pid": peer.pid, "unit": peer.unit}
 
 
@@ -36,7 +36,6 @@ async def open_session(
     admission: Admission,
     ident: str,
     workspace: str,
-    labels: dict[str, str],
     *,
     one_shot: bool,
 ) -> Session:
@@ -50,9 +49,11 @@ async def open_session(
         workspace=workspace,
         digest=room.serving.digest,
         one_shot=one_shot,
-        labels=labels,
+        labels=dict(admission.labels),
         limits=narrowed(profile.limits, admission.limits),
         granted=profile,
+        readonly=admission.readonly,
+        network=admission.network,
     )
     message = OpenSession(
         id=1,
@@ -65,6 +66,8 @@ async def open_session(
         unit=peer.unit,
         workspace=workspace,
         limits=session.limits,
+        readonly=session.readonly,
+        network=session.network,
     )
     room.registry.add_session(session)  # before anything is awaited: the next decision counts it
     try:
@@ -80,6 +83,15 @@ async def open_session(
         raise Unavailable(f"the session ended at once: {session.ended_cause}", hint="try again", retry_after=1)
     session.state = "live"
     return session
+
+
+async def open_alone(room: Supervisor, peer: Peer, admission: Admission, ident: str, workspace: str) -> Session:
+    """A session for one run. Until it is there the run counts as one that starts."""
+    room.registry.starting += 1
+    try:
+        return await open_session(room, peer, admission, ident, workspace, one_shot=True)
+    finally:
+        room.registry.starting -= 1
 
 
 async def opened(room: Supervisor, session: Session, request_id: str) -> None:
@@ -140,6 +152,8 @@ def ended(room: Supervisor, ident: str, cause: str) -> None:
     if timer is not None:
         timer.cancel()
     session = room.registry.end_session(ident, cause)
+    room.book.session_ended(ident)
+    room.meters.session_ended(ident)
     if session is None or session.one_shot:
         return
     why = session.ended_cause or cause

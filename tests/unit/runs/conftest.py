@@ -14,7 +14,7 @@ from supervisor.runs.service import Supervisor
 from supervisor.runtimes.native import LauncherClient
 from supervisor.wire import framing
 from tests.unit.decide.samples import caller, peer, profile, snapshot
-from tests.unit.runs.peers import AuditorPeer, LauncherPeer
+from tests.unit.runs.peers import AuditorPeer, LauncherPeer, LocalParser
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,7 +50,8 @@ class World:
         self.client = LauncherClient(ours)
         self.audit = AuditClient(audit_ours, loop)
         self.layout = layout(str(root))
-        self.supervisor = Supervisor(self.client, self.audit, self.layout, "0.0")
+        self.parser = LocalParser()
+        self.supervisor = Supervisor(self.client, self.audit, self.parser, self.layout, "0.0")
         self.launcher.start()
         self.auditor.start()
 
@@ -64,6 +65,7 @@ class World:
 
     async def close(self) -> None:
         await self.supervisor.close()
+        self.parser.close()
         self.client.close()
         self.audit.close()
         self.auditor.join(10)

@@ -11,12 +11,16 @@ import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from supervisor.decide.shell.analyse import analyse_argv, analyse_script
+from supervisor.parser.shfmt import Shfmt
 from supervisor.wire import framing
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
+    from supervisor.decide.shell.model import Analysis
     from supervisor.policy.snapshot import Snapshot
 
 
@@ -25,6 +29,21 @@ def receive(sock: socket.socket, permitted: w.Vocabulary) -> tuple[Any, list[int
         return framing.receive(sock, permitted)
     except ConnectionResetError:  # unix(7): told once, ahead of what is still to read
         return framing.receive(sock, permitted)
+
+
+class LocalParser:
+    """The analysis of the parser process, in this one."""
+
+    def __init__(self) -> None:
+        self._shfmt = Shfmt()
+
+    async def analyse(self, argv: Sequence[str] | None, script: str | None) -> Analysis:
+        if script is not None:
+            return analyse_script(script, self._shfmt.parse)
+        return analyse_argv(argv or (), self._shfmt.parse)
+
+    def close(self) -> None:
+        self._shfmt.close()
 
 
 class AuditorPeer(threading.Thread):

@@ -236,11 +236,11 @@ async def test_a_client_that_goes_while_its_session_opens_leaves_no_session(worl
 
 
 async def test_a_dry_run_says_the_decision_and_does_nothing(world) -> None:
-    said = world.supervisor.dry_run(AGENT, world.request("true", limits={"memory": 1 << 20}))
+    said = await world.supervisor.dry_run(AGENT, world.request("true", limits={"memory": 1 << 20}))
     assert said["decision"]["verdict"] == "allow"
     assert said["limits"]["memory"] == 1 << 20
     with pytest.raises(errors.WorkspaceRefused):
-        world.supervisor.dry_run(AGENT, world.request("true", workspace="/etc"))
+        await world.supervisor.dry_run(AGENT, world.request("true", workspace="/etc"))
     assert world.launcher.of(w.OpenSession) == []
     assert world.auditor.of("decision") == []
 

@@ -207,7 +207,7 @@ async def test_the_stop_outlives_the_service(worlds) -> None:
     await first.supervisor.stop(ADMINISTRATOR, "why")
     second = worlds()
     os.rename(f"{first.layout.state}/{stopfile.NAME}", f"{second.layout.state}/{stopfile.NAME}")
-    again = type(second.supervisor)(second.client, second.audit, second.layout, "0.0")
+    again = type(second.supervisor)(second.client, second.audit, second.parser, second.layout, "0.0")
     await again.load()
     assert second.launcher.stopped
     with pytest.raises(errors.Stopped):

@@ -1,0 +1,316 @@
+"""From a request to what may be launched: the command is analysed, the decision made, a place waited for, a person
+asked. decide/ says what is right; here is what takes time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os.path
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from supervisor.approvals import gate, operations
+from supervisor.approvals.model import Target
+from supervisor.audit import events
+from supervisor.decide import command
+from supervisor.decide.admission import admit_run
+from supervisor.decide.bounds import Who, agent_key
+from supervisor.decide.callers import called, find_caller, second_person
+from supervisor.errors import ApprovalRequired, Conflict, Denied, StockadeError
+from supervisor.policy.match import inside
+from supervisor.runs import sessions
+from supervisor.runs.meters import failure
+from supervisor.runs.registry import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.approvals.model import Grant
+    from supervisor.decide.admission import Admission
+    from supervisor.decide.request import Peer, RunRequest, SessionRequest
+    from supervisor.decide.shell.model import Analysis
+    from supervisor.runs.model import Run, Session
+    from supervisor.runs.service import Supervisor
+    from supervisor.wire.messages import StartRun
+
+    Notice = Callable[[dict[str, Any]], None] | None
+
+MAX_SCRIPTS = 8  # files that one approval can be bound to
+
+
+@dataclass(slots=True)
+class Decided:
+    """A request that may run: as what, where, under which grant, bound to which files (path -> SHA-256)."""
+
+    admission: Admission
+    place: str  # the session's id, also of one that is not open yet
+    session: Session | None  # None: it is to be opened
+    grant: Grant | None = None
+    held: dict[str, str] = field(default_factory=dict)
+
+
+async def decide(
+    room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, request_id: str, notice: Notice = None
+) -> Decided:
+    """Until it may run. Raises every refusal, ApprovalRequired and ApprovalDenied; nothing is left open then."""
+    analysis = await room.parser.analyse(request.argv, request.script)
+    admission = admit(room, peer, session, request, analysis)
+    while admission.waits:
+        await room.line.turn(peer, admission, request, notice)
+        admission = admit(room, peer, session, request, analysis)
+    place = new_id("ses") if session is None else session.id
+    if admission.verdict == "allow":
+        return Decided(admission, place, session)
+    return await _asked(room, peer, session, request, request_id, notice, Decided(admission, place, session), analysis)
+
+
+def admit(room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, analysis: Analysis) -> Admission:
+    return admit_run(room.serving.snapshot, room.refused, peer, session, request, room.counters(peer), analysis)
+
+
+async def _asked(
+    room: Supervisor,
+    peer: Peer,
+    session: Session | None,
+    request: RunRequest,
+    request_id: str,
+    notice: Notice,
+    found: Decided,
+    analysis: Analysis,
+) -> Decided:
+    """Somebody has to say yes. Files that are named as scripts are looked at first: the yes is bound to them."""
+    admission = found.admission
+    workspace = session.workspace if session is not None else request.workspace or ""
+    directory = command.directory(workspace, request.cwd)
+    named = scripts(analysis, workspace, directory)
+    opened: Session | None = None
+    try:
+        files: list[dict[str, Any]] = []
+        if named:
+            if session is None:
+                opened = await sessions.open_alone(room, peer, admission, found.place, workspace)
+                found.session = opened
+            files = await room.runtime.inspect(found.place, named)
+            found.held = {f["path"]: f["sha256"] for f in files}
+        asking = _Asking(room, peer, session, request, admission, (workspace, directory), files)
+        try:
+            found.grant = await asking.grant(0, None)
+        except ApprovalRequired as waiting:
+            _record(room, peer, request, request_id, waiting, session, workspace)
+            if not request.wait_approval_ms:
+                raise
+            if opened is not None:  # nothing is kept open while a person thinks
+                await sessions.close(room, opened)
+                opened = found.session = None
+            found.grant = await asking.grant(request.wait_approval_ms, notice)
+            found.admission = _anew(admission, admit(room, peer, session, request, analysis))
+    except BaseException:
+        if opened is not None:
+            room.spawn(sessions.close(room, opened))
+        raise
+    return found
+
+
+def _anew(before: Admission, now: Admission) -> Admission:
+    """The decision made again after the wait: meanwhile anything may have changed. Raises Conflict."""
+    if set(now.reasons) <= set(before.reasons) and (now.readonly, now.network) == (before.readonly, before.network):
+        return now
+    raise Conflict(
+        "what was approved would be decided otherwise by now",
+        field="approval",
+        hint="send the request again: it is decided, and if need be asked about, anew",
+    )
+
+
+def counted(room: Supervisor, admission: Admission, message: StartRun) -> asyncio.Future[None]:
+    """The run takes its place and is counted; the future is done when that is durable. Raises Unavailable."""
+    meters, limits = room.meters, admission.limits
+    meters.rule_used(admission.rule)
+    meters.rule_used(f"profiles.{admission.profile.name}")
+    for n in admission.context.matched:
+        meters.rule_used(f"contexts[{n}]")
+    for reason in admission.reasons:
+        meters.rule_used(reason.rule)
+    return meters.begin(
+        room.serving.snapshot,
+        message.run,
+        admission.who,
+        message.session,
+        what=message.argv,
+        timeout_ms=limits.timeout_ms,
+        cpu=limits.cpu,
+    )
+
+
+def charged(room: Supervisor, run: Run, who: Who, counters: dict[str, Any] | None) -> asyncio.Future[None]:
+    """The run is over: what it used is charged, its place is free. None: nobody knows what it used."""
+    failed = failure(run.cause, run.exit_code)
+    saved = room.meters.end(room.serving.snapshot.breaker, run.id, counters, failed=failed)
+    asyncio.get_running_loop().call_soon(room.line.freed, agent_key(who))
+    return saved
+
+
+def noted(room: Supervisor, peer: Peer, request: RunRequest, refusal: StockadeError) -> None:
+    """A refusal counts for the breaker, when policy refused; and the rule that refused was used."""
+    if refusal.rule is not None:
+        room.meters.rule_used(refusal.rule)
+    if not isinstance(refusal, Denied):
+        return
+    with contextlib.suppress(StockadeError):  # nobody that policy knows
+        snapshot = room.serving.snapshot
+        labels = request.labels
+        who = Who(
+            called(peer, find_caller(snapshot, peer)[1]),
+            labels.get("agent", ""),
+            labels.get("user", ""),
+            labels.get("channel", ""),
+            request.tool,
+        )
+        room.meters.denied(snapshot, who)
+
+
+def scripts(analysis: Analysis, workspace: str, directory: str) -> list[str]:
+    """The files of the workspace that a command names as scripts, relative to it. Raises Denied.
+
+    What lies outside of it is the host's and read-only; what lies in the session's own /tmp or home cannot be held.
+    """
+    found: list[str] = []
+    for name in analysis.scripts:
+        path = os.path.normpath(os.path.join(directory, name))
+        if inside(path, workspace):
+            found.append(os.path.relpath(path, workspace))
+        elif any(inside(path, own) for own in ("/tmp", "/var/tmp", "/dev/shm", command.HOME)):  # noqa: S108
+            raise Denied(
+                f"{name[:128]!r} cannot be approved: a file there can change until it runs",
+                field="command",
+                rule="approvals",
+                layer="decision",
+                allowed="a script in the workspace",
+                hint="put the script into the workspace; then it is shown, approved, and executed as it was approved",
+            )
+    unique = list(dict.fromkeys(found))
+    if len(unique) > MAX_SCRIPTS:
+        raise Denied(
+            f"{len(unique)} script files are named",
+            field="command",
+            rule="approvals",
+            layer="decision",
+            allowed=f"{MAX_SCRIPTS} script files in one request that has to be approved",
+            hint="send several requests",
+        )
+    return unique
+
+
+class _Asking:
+    """One request that takes a yes: exactly what it would be given for, and how it is shown."""
+
+    def __init__(
+        self,
+        room: Supervisor,
+        peer: Peer,
+        session: Session | None,
+        request: RunRequest,
+        admission: Admission,
+        where: tuple[str, str],
+        files: list[dict[str, Any]],
+    ) -> None:
+        self._room, self._peer, self._admission = room, peer, admission
+        self._session = None if session is None or session.one_shot else session.id
+        self._target = Target(
+            uid=peer.uid,
+            unit=peer.unit,
+            tool=request.tool,
+            argv=request.argv,
+            script=request.script,
+            cwd=where[1],
+            env_names=tuple(sorted(request.env)),
+            stdin=_fed(request),
+            workspace=where[0],
+            profile=admission.profile.name,
+            readonly=admission.readonly,
+            network=admission.network,
+            files=tuple((f["path"], f["sha256"]) for f in files),
+            policy_digest=room.serving.digest,
+        )
+        marks = [{"start": r.start, "end": r.end, "detail": r.detail} for r in admission.reasons if r.start >= 0]
+        self._what = gate.what_of(self._target, session=self._session, marks=marks, files=files)
+        self._what |= {"autonomy": admission.autonomy, "notes": list(admission.notes)}
+
+    async def grant(self, wait_ms: int, notice: Notice) -> Grant:
+        """One use of a grant for it. Raises as gate.obtain()."""
+        admission, snapshot = self._admission, self._room.serving.snapshot
+        return await gate.obtain(
+            self._room.book,
+            "run",
+            sessions.caller_of(self._peer),
+            self._target.digest(),
+            self._what,
+            [asdict(reason) for reason in admission.reasons],
+            session=self._session,
+            labels=dict(admission.labels),
+            needed=2 if second_person(snapshot, admission.context.caller, admission.context.roles) else 1,
+            wait_ms=wait_ms,
+            notice=notice,
+        )
+
+
+def _fed(request: RunRequest) -> str:
+    if request.stdin_stream:
+        return "stream"
+    return "" if request.stdin is None else hashlib.sha256(request.stdin).hexdigest()
+
+
+def _record(
+    room: Supervisor,
+    peer: Peer,
+    request: RunRequest,
+    request_id: str,
+    waiting: StockadeError,
+    session: Session | None,
+    workspace: str,
+) -> None:
+    room.post(
+        events.decision(
+            outcome="ask",
+            run=None,
+            request_id=request_id,
+            session_id=None if session is None else session.id,
+            caller=sessions.caller_of(peer),
+            tool=request.tool,
+            action="run",
+            resource=workspace,
+            args=list(request.argv) if request.argv is not None else request.script,
+            reason=waiting.detail,
+            authorization_policy=f"{waiting.rule or ''} {waiting.source or ''}".strip() or None,
+            policy_digest=room.digest,
+            labels=request.labels,
+            env_names=request.env,
+            result={"approval": waiting.extra.get("approval")},
+        )
+    )
+
+
+async def session_approved(room: Supervisor, peer: Peer, request: SessionRequest, admission: Admission) -> Grant:
+    """One use of a yes to opening this session. Raises as gate.obtain(): nobody waits here for an answer."""
+    what = {
+        "workspace": request.workspace,
+        "profile": admission.profile.name,
+        "autonomy": admission.autonomy,
+        "readonly": admission.readonly,
+        "network": admission.network or admission.profile.network,
+    }
+    asker = sessions.caller_of(peer)
+    target = operations.target(peer.uid, peer.unit, "agent:execute", what, room.serving.digest)
+    snapshot = room.serving.snapshot
+    return await gate.obtain(
+        room.book,
+        "operation",
+        asker,
+        target,
+        {"permission": "agent:execute", "parameters": what},
+        [asdict(reason) for reason in admission.reasons],
+        labels=dict(admission.labels),
+        needed=2 if second_person(snapshot, admission.context.caller, admission.context.roles) else 1,
+    )
