@@ -1,6 +1,6 @@
 """The composition root: `stockade serve`. The only file that knows every room.
 
-As root it makes directories and the listening socket, forks the launcher and the auditor before anything large is
+As root it makes directories and the listening socket, forks launcher, auditor and parser before anything large is
 imported, and becomes user `stockade`. What follows runs without any privilege, under its own Landlock and seccomp.
 """
 
@@ -119,7 +119,7 @@ def listen(where: Layout, who: Accounts) -> socket.socket:
 
 
 def compiled_filters() -> dict[str, tuple[bytes, ...]]:
-    """The seccomp programs of main and auditor, compiled in a child, so that this process never loads libseccomp."""
+    """The seccomp programs of main, auditor and parser, compiled in a child, so that this process never loads libseccomp."""
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -129,7 +129,7 @@ def compiled_filters() -> dict[str, tuple[bytes, ...]]:
             from supervisor.kernel import seccomp
 
             with open(into, "wb") as f:
-                pickle.dump({name: seccomp.compile_filter(name) for name in ("main", "auditor")}, f)
+                pickle.dump({name: seccomp.compile_filter(name) for name in ("main", "auditor", "parser")}, f)
             os._exit(0)
         except BaseException as e:  # noqa: BLE001 - told on stderr, and the parent sees the status
             sys.stderr.write(f"stockade: seccomp filters: {e}\n")
@@ -173,14 +173,14 @@ def give_up_root(uid: int, gid: int) -> None:
     process.prctl(process.PR_SET_DUMPABLE, 0)
 
 
-def confine(read: list[str], write: list[str], filters: tuple[bytes, ...]) -> None:
+def confine(read: list[str], write: list[str], filters: tuple[bytes, ...], execute: tuple[str, ...] = ()) -> None:
     """Landlock and seccomp for a process of our own. Without Landlock in the kernel only the filter remains, and
     every profile that requires Landlock is refused anyway."""
     from supervisor.kernel import landlock, seccomp
 
     if landlock.abi():
         ruleset, _ = landlock.build(
-            read=read, write=write, execute=[], devices=["/dev/null", "/dev/urandom"], tcp=False
+            read=read, write=write, execute=list(execute), devices=["/dev/null", "/dev/urandom"], tcp=False
         )
         landlock.restrict_self(ruleset)
         os.close(ruleset)
@@ -222,6 +222,7 @@ def run(root: str | None) -> int:
     launcher, launcher_end = framing.pair()
     auditor, auditor_end = framing.pair()
     between, between_end = framing.pair()  # launcher and auditor speak without main
+    parser, parser_end = framing.pair()
 
     def live_launcher() -> int:
         from supervisor.launcher import main as launcher_main
@@ -237,23 +238,32 @@ def run(root: str | None) -> int:
             auditor_end, between_end, where.audit, confine=lambda: confine(read, [where.log], filters["auditor"])
         )
 
+    def live_parser() -> int:
+        from supervisor.parser import process as parser_process
+        from supervisor.parser.shfmt import binary
+
+        give_up_root(who.uid, who.gid)
+        return parser_process.run(
+            parser_end, confine=lambda: confine([*programs(), "/proc/self"], [], filters["parser"], (str(binary()),))
+        )
+
     from supervisor.kernel import cgroup
 
     bases = cgroup.detect(where.instance).bases()
     fork(live_launcher, (launcher_end.fileno(), between.fileno(), lock))
     fork(live_auditor, (auditor_end.fileno(), between_end.fileno()))
-    for end in (launcher_end, auditor_end, between, between_end):
+    fork(live_parser, (parser_end.fileno(),))
+    for end in (launcher_end, auditor_end, between, between_end, parser_end):
         end.close()
     os.close(lock)
     give_up_root(who.uid, who.gid)
-    return become_main(where, listener, launcher, auditor, bases, filters["main"])
+    return become_main(where, listener, (launcher, auditor, parser), bases, filters["main"])
 
 
 def become_main(
     where: Layout,
     listener: socket.socket,
-    launcher: socket.socket,
-    auditor: socket.socket,
+    peers: tuple[socket.socket, socket.socket, socket.socket],
     bases: list[str],
     filters: tuple[bytes, ...],
 ) -> int:
@@ -263,7 +273,7 @@ def become_main(
     from supervisor.main import Main
 
     read = [*programs(), "/proc", "/etc"]
-    main = Main(where, listener, launcher, auditor, bases, __version__)
+    main = Main(where, listener, peers, bases, __version__)
     confine(read, [where.state], filters)
     with asyncio.Runner() as runner:
         return runner.run(main.run())

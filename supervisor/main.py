@@ -18,6 +18,7 @@ from supervisor.api import server
 from supervisor.audit import events
 from supervisor.audit.client import AuditClient
 from supervisor.errors import PolicyInvalid, StockadeError
+from supervisor.parser.client import ParserClient
 from supervisor.runs.service import Supervisor
 from supervisor.runtimes.native import LauncherClient
 
@@ -37,25 +38,26 @@ class Main:
         self,
         where: Layout,
         listener: socket.socket,
-        launcher: socket.socket,
-        auditor: socket.socket,
+        peers: tuple[socket.socket, socket.socket, socket.socket],
         bases: list[str],
         version: str,
     ) -> None:
         self._where, self._listener, self._bases, self._version = where, listener, bases, version
-        self._launcher, self._auditor = launcher, auditor
+        self._launcher, self._auditor, self._parser = peers
         self._end: asyncio.Future[int]
 
     async def run(self) -> int:
-        """Serve; the exit status. 0 when asked to end, 1 when launcher or auditor is gone, 78 for a bad policy."""
+        """Serve; the exit status. 0 when asked to end, 1 when another process is gone, 78 for a bad policy."""
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
         loop = asyncio.get_running_loop()
         self._end = loop.create_future()
         audit = AuditClient(self._auditor, loop)
         runtime = LauncherClient(self._launcher)
+        parser = ParserClient(self._parser, loop)
         audit.on_lost(lambda: self._lost("auditor"))
         runtime.on_lost(lambda: self._lost("launcher"))
-        supervisor = Supervisor(runtime, audit, self._where, self._version)
+        parser.on_lost(lambda: self._lost("parser"))
+        supervisor = Supervisor(runtime, audit, parser, self._where, self._version)
         try:
             await supervisor.load()
         except StockadeError as e:
@@ -91,7 +93,7 @@ class Main:
             self._end.set_result(status)
 
     def _lost(self, who: str) -> None:
-        """Without launcher or auditor nothing can run: end, and the service manager starts a whole service again."""
+        """Without any of the others nothing can run: end, and the service manager starts a whole service again."""
         if not self._end.done():
             log.critical("the %s is gone; ending", who)
             self._end.set_result(1)

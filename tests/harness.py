@@ -181,12 +181,13 @@ class Daemon:
             self.process = None
 
     def children(self) -> dict[str, int]:
-        """The pids of launcher and auditor, by the uid they run under."""
+        """The pids of launcher, auditor and parser, by the uid they run under."""
+        names = {0: "launcher", pwd.getpwnam("stockade-audit").pw_uid: "auditor"}
         found = {}
         for pid in map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()):
             status = Path(f"/proc/{pid}/status").read_text()
             uid = int(re.search(r"^Uid:\t(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
-            found["launcher" if uid == 0 else "auditor"] = pid
+            found[names.get(uid, "parser")] = pid
         return found
 
     def connect(self, agent: Agent | None = None) -> Connection:
