@@ -114,7 +114,9 @@ def test_it_says_why_and_until_when() -> None:
 
 def test_a_trial_that_was_cancelled_lets_the_next_one_try() -> None:
     state = breaker.begun(State(3, 0, 10, "x"), "run-1", 20)
-    assert not admitted(state, 20)
+    with pytest.raises(LimitReached, match="one run is trying") as refusal:
+        breaker.admit(state, POLICY, 20)
+    assert refusal.value.extra["retry_after"] == 1.0
     assert admitted(breaker.ended(state, POLICY, "run-1", None, 30), 30)
     assert admitted(breaker.untried(state, "run-1"), 30)
     assert not admitted(breaker.untried(state, "run-2"), 30), "it was another one's trial"
