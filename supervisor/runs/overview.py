@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from supervisor.decide.callers import find_caller
+from supervisor.decide.callers import called, find_caller
+from supervisor.policy.narrow import narrowest
+from supervisor.policy.words import PERMISSIONS
 from supervisor.wire.messages import LIMITS
 
 if TYPE_CHECKING:
@@ -35,6 +38,11 @@ def status(room: Supervisor, peer: Peer) -> dict[str, Any]:
         },
         "sessions": {"live": counters.sessions, "most": bounds.sessions},
         "runs": {"live": counters.runs, "most": bounds.runs},
+        "waiting": {
+            "approvals": len(room.book.questions("pending")),
+            "queue": len(room.line.entries(None)),
+            "breakers": sum(b["state"] != "closed" for b in room.meters.breakers()),
+        },
         "audit": {"ok": room.audit_ok},
         "host": loaded.host,
         "you": {"uid": peer.uid, "unit": peer.unit, "entry": index, "role": caller.role, "source": caller.source},
@@ -81,6 +89,13 @@ def self_view(room: Supervisor, peer: Peer) -> dict[str, Any]:
         "entry": index,
         "source": caller.source,
         "role": caller.role,
+        "roles": list(room.desk.roles(peer)),
+        "permissions": [p for p in PERMISSIONS if room.desk.permits(peer, p)],
+        "autonomy": narrowest(snapshot.autonomy.level, caller.autonomy),
+        "zone": caller.zone,
+        "labels": {name: list(patterns) for name, patterns in caller.labels},
+        "must_state": list(caller.must_state),
+        "usage": room.meters.usage(snapshot, called(peer, caller), time.time()),
         "workspaces": list(caller.workspaces),
         "profiles": [_profile(p) | {"refused": p.name in room.refused} for p in granted if p is not None],
     }
@@ -92,7 +107,15 @@ def _inside(room: Supervisor, peer: Peer) -> dict[str, Any]:
     if len(found) != 1:
         return {"inside": True, "uid": peer.uid}
     session = found[0]
-    return {"inside": True, "uid": peer.uid, "session": session.id, "workspace": session.workspace, **_granted(session)}
+    narrowed = {"readonly": session.readonly, "labels": session.labels}
+    return {
+        "inside": True,
+        "uid": peer.uid,
+        "session": session.id,
+        "workspace": session.workspace,
+        **narrowed,
+        **_granted(session),
+    }
 
 
 def _granted(session: Session) -> dict[str, Any]:
@@ -100,6 +123,7 @@ def _granted(session: Session) -> dict[str, Any]:
         return {"profile": {"name": session.profile}}
     shown = _profile(session.granted)
     shown["limits"] |= session.limits
+    shown["network"] = session.network or shown["network"]
     return {"profile": shown}
 
 
@@ -109,6 +133,8 @@ def _profile(profile: Profile) -> dict[str, Any]:
         "read": list(profile.read),
         "write": list(profile.write),
         "execute": list(profile.execute),
+        "allowed_commands": list(profile.allowed_commands),
+        "autonomy": profile.autonomy,
         "network": profile.network,
         "limits": limits_of(profile.limits),
     }
