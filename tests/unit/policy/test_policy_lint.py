@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,9 +67,12 @@ def test_a_home_directory_that_may_be_written_is_a_warning(policy: PolicyFiles) 
 
 @pytest.mark.parametrize("name", ["bash", "python3", "/usr/bin/python3.11", "perl", "node", "busybox"])
 def test_an_interpreter_among_the_allowed_commands_is_a_warning(policy: PolicyFiles, name: str) -> None:
-    found = found_in(policy, SENSIBLE.replace("write", f'allowed_commands = ["git", "{name}"]\nwrite', 1))
-    assert [f["key"] for f in found] == ["profiles.shell.allowed_commands"]
-    assert name in found[0]["message"]
+    policy.write(SENSIBLE)
+    snapshot = policy.load()
+    # Named afterwards: a program that this host does not have would not load.
+    shell = replace(snapshot.profiles[0], allowed_commands=("git", "sh", name))
+    found = [f for f in lint(replace(snapshot, profiles=(shell,))) if name in f["message"]]
+    assert [(f["key"], f["severity"]) for f in found] == [("profiles.shell.allowed_commands", "warning")]
 
 
 SHADOWED = '[autonomy]\nblocked_commands = ["git push"]\napproval_patterns = ["git push --force"]\n'

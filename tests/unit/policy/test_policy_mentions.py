@@ -16,7 +16,7 @@ CALLER = '[[callers]]\nuser = "agent"\nrole = "operator"\nprofiles = ["shell"]\n
 
 EVERYTHING = (
     SHELL
-    + 'autonomy = "supervised"\nallowed_commands = ["git"]\n'
+    + 'autonomy = "supervised"\nallowed_commands = ["ls"]\n'
     + CALLER
     + 'zone = 2\nautonomy = "readonly"\nlabels = { channel = ["irc-*"], agent = ["*"] }\n'
     + 'must_state = ["channel"]\nmay_request = ["auditor"]\n'
@@ -73,7 +73,7 @@ expect = "allow"
 def test_every_table_arrives_in_the_snapshot_in_its_units(policy: PolicyFiles) -> None:
     policy.write(EVERYTHING)
     s = policy.load()
-    assert (s.profiles[0].autonomy, s.profiles[0].allowed_commands) == ("supervised", ("git",))
+    assert (s.profiles[0].autonomy, s.profiles[0].allowed_commands) == ("supervised", ("ls",))
     (caller,) = s.callers
     assert (caller.zone, caller.autonomy, caller.must_state, caller.may_request, caller.name) == (
         2, "readonly", ("channel",), ("auditor",), "agent",
@@ -251,9 +251,9 @@ def test_policy_toml_itself_may_have_every_role(policy: PolicyFiles) -> None:
     [
         ('autonomy = "readonly"', 'autonomy = "supervised"', "autonomy"),
         ('autonomy = "supervised"', "", "autonomy"),
-        ('allowed_commands = ["git", "ls"]', 'allowed_commands = ["git", "cat"]', "allowed_commands[1]"),
-        ('allowed_commands = ["git"]', "", "allowed_commands"),
-        ('allowed_commands = ["git"]', 'allowed_commands = ["/usr/bin/git"]', "allowed_commands[0]"),
+        ('allowed_commands = ["ls", "head"]', 'allowed_commands = ["ls", "cat"]', "allowed_commands[1]"),
+        ('allowed_commands = ["ls"]', "", "allowed_commands"),
+        ('allowed_commands = ["ls"]', 'allowed_commands = ["/usr/bin/ls"]', "allowed_commands[0]"),
     ],
 )
 def test_a_profile_that_is_declared_again_is_no_wider(policy: PolicyFiles, first: str, again: str, key: str) -> None:
@@ -264,5 +264,5 @@ def test_a_profile_that_is_declared_again_is_no_wider(policy: PolicyFiles, first
 
 def test_a_profile_that_is_declared_again_may_be_narrower(policy: PolicyFiles) -> None:
     policy.write(SHELL + 'autonomy = "supervised"\n')
-    policy.write(SHELL + 'autonomy = "readonly"\nallowed_commands = ["git"]\n', "10-x.toml")
+    policy.write(SHELL + 'autonomy = "readonly"\nallowed_commands = ["ls"]\n', "10-x.toml")
     assert policy.load().profiles[0].autonomy == "readonly"

@@ -52,6 +52,8 @@ profiles = st.builds(
     shell=st.just("/bin/sh"),
     workspace_owner=st.sampled_from(narrow.OWNERS),
     source=st.just("f:1"),
+    autonomy=st.sampled_from(narrow.AUTONOMY),
+    allowed_commands=st.lists(st.sampled_from(["git", "ls", "cat"]), unique=True).map(tuple),
 )
 
 
@@ -97,6 +99,7 @@ def test_no_order_of_redefinitions_ends_wider_than_the_first(first: Profile, lat
     # Makes redefinitions that have a chance of being accepted: subsets of what is there.
     later = [replace(p, read=p.read[:1], write=(), execute=(), network="none", limits=first.limits) for p in later]
     later = [replace(p, required=narrow.LAYERS[:3], workspace_owner="mapped") for p in later]
+    later = [replace(p, autonomy="readonly", allowed_commands=first.allowed_commands) for p in later]
     for order in itertools.permutations(later):
         in_force = first
         for redefinition in order:
@@ -156,3 +159,22 @@ def test_each_way_of_being_wider_is_named(change: dict[str, object], field: str)
 
 def test_what_may_be_written_may_be_read() -> None:
     assert narrow.within(replace(PROFILE, read=("$WORKSPACE/sub",)), PROFILE) == []
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "wider"),
+    [
+        ((), (), []),
+        ((), ("git",), []),
+        (("git",), ("git",), []),
+        (("git", "ls"), ("ls",), []),
+        (("git",), (), [("every command", None)]),
+        (("git",), ("ls", "git", "cat"), [("ls", 0), ("cat", 2)]),
+    ],
+)
+def test_a_list_of_commands_bounds_a_list_and_no_list_is_wider(
+    outer: tuple[str, ...], inner: tuple[str, ...], wider: list[tuple[str, int | None]]
+) -> None:
+    found = narrow.within(replace(PROFILE, allowed_commands=inner), replace(PROFILE, allowed_commands=outer))
+    assert [(v.asked, v.index) for v in found] == wider
+    assert {v.field for v in found} <= {"allowed_commands"}
