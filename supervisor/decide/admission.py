@@ -89,6 +89,7 @@ def admit_session(
     Raises Denied, WorkspaceRefused, InvalidRequest, ProfileRefused, LimitReached, Stopped or Conflict.
     """
     found = _place(snapshot, refused, peer, request, request.workspace, "shell", state, trace)
+    found = replace(found, left=meters.check(snapshot, found.who, "", state.book, state.now))
     if not found.reasons:
         return found
     if not answerable(snapshot, peer, found.context.caller):

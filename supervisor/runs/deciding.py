@@ -56,14 +56,24 @@ async def decide(
 ) -> Decided:
     """Until it may run. Raises every refusal, ApprovalRequired and ApprovalDenied; nothing is left open then."""
     analysis = await room.parser.analyse(request.argv, request.script)
-    admission = admit(room, peer, session, request, analysis)
-    while admission.waits:
-        await room.line.turn(peer, admission, request, notice)
-        admission = admit(room, peer, session, request, analysis)
+    admission = await _placed(room, peer, session, request, analysis, notice)
     place = new_id("ses") if session is None else session.id
     if admission.verdict == "allow":
         return Decided(admission, place, session)
     return await _asked(room, peer, session, request, request_id, notice, Decided(admission, place, session), analysis)
+
+
+async def _placed(
+    room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, analysis: Analysis, notice: Notice
+) -> Admission:
+    """The decision, made while there is a place for the run; whoever waits comes before who asks now."""
+    admission = admit(room, peer, session, request, analysis)
+    waits = admission.waits or bool(len(room.line) and room.serving.snapshot.concurrency.queue)
+    while waits:
+        await room.line.turn(peer, admission, request, notice)
+        admission = admit(room, peer, session, request, analysis)
+        waits = admission.waits
+    return admission
 
 
 def admit(room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, analysis: Analysis) -> Admission:
@@ -90,7 +100,7 @@ async def _asked(
         files: list[dict[str, Any]] = []
         if named:
             if session is None:
-                opened = await sessions.open_alone(room, peer, admission, found.place, workspace)
+                opened = await sessions.open_session(room, peer, admission, found.place, workspace, one_shot=True)
                 found.session = opened
             files = await room.runtime.inspect(found.place, named)
             found.held = {f["path"]: f["sha256"] for f in files}
@@ -104,8 +114,10 @@ async def _asked(
             if opened is not None:  # nothing is kept open while a person thinks
                 await sessions.close(room, opened)
                 opened = found.session = None
+                found.place = new_id("ses")
             found.grant = await asking.grant(request.wait_approval_ms, notice)
-            found.admission = _anew(admission, admit(room, peer, session, request, analysis))
+        if opened is None:  # with a session of its own it is counted among those that live, and is decided
+            found.admission = _anew(admission, await _placed(room, peer, session, request, analysis, notice))
     except BaseException:
         if opened is not None:
             room.spawn(sessions.close(room, opened))
@@ -160,7 +172,8 @@ def noted(room: Supervisor, peer: Peer, request: RunRequest, refusal: StockadeEr
         return
     with contextlib.suppress(StockadeError):  # nobody that policy knows
         snapshot = room.serving.snapshot
-        labels = request.labels
+        session = None if request.session is None else room.registry.find_session(request.session)
+        labels = request.labels if session is None else {**request.labels, **session.labels}
         who = Who(
             called(peer, find_caller(snapshot, peer)[1]),
             labels.get("agent", ""),

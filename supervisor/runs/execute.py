@@ -45,7 +45,9 @@ async def start(room: Supervisor, peer: Peer, request: RunRequest, request_id: s
         counted = deciding.counted(room, decided.admission, message)  # it takes its place before anything is awaited
         try:
             if session is None:
-                session = await sessions.open_alone(room, peer, decided.admission, decided.place, workspace)
+                session = await sessions.open_session(
+                    room, peer, decided.admission, decided.place, workspace, one_shot=True
+                )
             return _launch(room, peer, decided, session, message, request, request_id, counted)
         except BaseException:
             room.meters.forget(message.run)

@@ -20,6 +20,10 @@ class Line:
         self._room = room
         self._queue = Queue(self._has_room)
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
     def _has_room(self, promised: int) -> bool:
         return self._room.counters().runs + promised < self._room.serving.snapshot.service.runs
 

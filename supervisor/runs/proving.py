@@ -34,7 +34,14 @@ class _Asking:
     def __init__(self, snapshot: Snapshot, profile: Profile, caller: Caller) -> None:
         # Alone and without labels that have to be stated: so that nothing else refuses what is to be refused.
         alone = replace(caller, profiles=(profile.name,), role="operator", must_state=())
-        bare: dict[str, Any] = {"rules": (), "contexts": (), "rates": (), "budgets": (), "breaker": Breaker(), "roles": ()}
+        bare: dict[str, Any] = {
+            "rules": (),
+            "contexts": (),
+            "rates": (),
+            "budgets": (),
+            "breaker": Breaker(),
+            "roles": (),
+        }
         tools = replace(snapshot.tools, policy="enabled", shell_enabled=True)
         self.snapshot = replace(snapshot, callers=(alone,), tools=tools, concurrency=Concurrency(), **bare)
         self.profile, self.caller = profile, alone

@@ -42,12 +42,11 @@ class Registry:
         self._finished: dict[str, tuple[float, int]] = {}  # in the order of finishing: (when, bytes kept)
         self._workspaces: dict[str, tuple[str, int]] = {}
         self._bytes = 0
-        self.starting = 0  # runs that are decided and wait for the session that is opened for them
         self._timer: asyncio.TimerHandle | None = None
 
     def counters(self, *, stopped: bool) -> Counters:
-        live = len(self._runs) - len(self._finished) + self.starting
-        return Counters(stopped, len(self._sessions), live, self._workspaces.values())
+        """What lives; runs are counted by the meters, from the decision on."""
+        return Counters(stopped, len(self._sessions), 0, self._workspaces.values())
 
     # --- sessions -------------------------------------------------------------------------------------------------
 

@@ -64,8 +64,9 @@ class Running:
         self._room.events.emit("run.started", run.peer.uid, run=run.id, session=run.session, profile=run.profile)
 
     async def recorded(self) -> None:
-        """Until the decision is durable. Raises AuditUnavailable."""
+        """Until the decision and its counts are durable. Raises AuditUnavailable, Unavailable."""
         await asyncio.shield(self._recorded)
+        await asyncio.shield(self._counted)
 
     def _watch(self, delay: float) -> None:
         self._idle = asyncio.get_running_loop().call_later(delay, self._on_idle)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from supervisor.parser.client import ParserClient
     from supervisor.runs.bus import Subscription
     from supervisor.runs.deciding import Notice
-    from supervisor.runs.running import Running
     from supervisor.runs.model import Peer, Run, RunRequest, Session, SessionRequest
+    from supervisor.runs.running import Running
     from supervisor.runtimes.base import Loaded, Runtime
 
 
@@ -101,6 +101,7 @@ class Supervisor:
         """What a decision about this peer asks for."""
         return replace(
             self.registry.counters(stopped=self.stopped is not None),
+            runs=len(self.meters.book.live),
             now=time.time(),
             audit_ok=self.audit_ok,
             roles=() if peer is None else self.desk.roles(peer),
@@ -208,6 +209,7 @@ class Supervisor:
             admission = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
             if admission.verdict == "ask":
                 await deciding.session_approved(self, peer, request, admission)
+            counted = self.meters.opened(self.serving.snapshot, admission.who)
             session = await sessions.open_session(self, peer, admission, ident, request.workspace, one_shot=False)
         except ApprovalRequired:
             raise
@@ -226,7 +228,6 @@ class Supervisor:
                 )
             )
             raise
-        counted = self.meters.opened(self.serving.snapshot, admission.who)
         await sessions.opened(self, session, request_id)
         await asyncio.shield(counted)
         return session
@@ -374,6 +375,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.line.close(Unavailable("the service is ending", hint="try again once it is back"))
         await self.book.close()
+        with contextlib.suppress(Unavailable):
+            await self.meters.flush()
         await self.store.close()
         self.registry.close()
         self.events.close()

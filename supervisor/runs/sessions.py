@@ -85,15 +85,6 @@ async def open_session(
     return session
 
 
-async def open_alone(room: Supervisor, peer: Peer, admission: Admission, ident: str, workspace: str) -> Session:
-    """A session for one run. Until it is there the run counts as one that starts."""
-    room.registry.starting += 1
-    try:
-        return await open_session(room, peer, admission, ident, workspace, one_shot=True)
-    finally:
-        room.registry.starting -= 1
-
-
 async def opened(room: Supervisor, session: Session, request_id: str) -> None:
     """Record a session that was asked for by itself, tell of it, and watch its idleness. Raises AuditUnavailable."""
     record = events.session(
