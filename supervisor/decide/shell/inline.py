@@ -1,0 +1,121 @@
+"""What code handed to a language's own interpreter starts: literals in calls that run programs. Pure.
+
+No language is parsed here. Calls that start programs are found by their names, their literal arguments are read, and
+everything else about the code stays unsaid.
+"""
+
+from __future__ import annotations
+
+import re
+
+from supervisor.decide.shell.words import ansi
+
+_STRING = r"""(?:[bBfFuUrR]{0,2})("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
+# A call that takes a shell text or a list of words.
+_TEXT_CALL = re.compile(
+    r"(?:\b(?:os\s*\.\s*(?:system|popen)|(?:subprocess\s*\.\s*)?(?:run|call|Popen|check_output|check_call|getoutput|getstatusoutput)"
+    r"|commands\.getoutput|pty\s*\.\s*spawn|os\.execute|io\.popen|execSync|execFileSync|spawnSync|execFile|exec|spawn|system|passthru"
+    r"|shell_exec|do\s+shell\s+script|shell-command|call-process|syscmd|esyscmd|popen|proc_open|Open3\.\w+|IO\.popen|Kernel\.\w+|Deno\.run|Bun\.spawn(?:Sync)?|shell|create_subprocess_shell"
+    r"|create_subprocess_exec|(?:os\.)?(?:exec|spawn|posix_spawn)[lvpe]{1,4}|startProcess|Process\.Start|run_command)\b)"
+    r"\s*(?:\(|\s|\{)\s*(?:os\.P_\w+\s*,\s*|\w+\s*=\s*)?"
+    r"(\[[^\]]*\]|" + _STRING + r"(?:\s*,\s*(?:\[[^\]]*\]|" + _STRING + r"))*)",
+)  # fmt: skip
+_BACKTICKS = re.compile(r"`([^`\n]+)`|\bqx\s*[{(/|]([^})/|]*)|%x\s*[\[({]([^\])}]*)")
+_UNQUOTED = re.compile(r"(?:^|[;\[\n])\s*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(([^)'`\"]+)\)")
+_OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s*,?\s*["']\s*\|?([^"'|]+)\|?["']""")
+_PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
+_LITERAL = re.compile(_STRING)
+_DELETES = re.compile(
+    r"(?:rmtree|rmSync|rmdirSync|rimraf|rm_rf|rm_r|remove_dir_all|removedirs|rm|remove_tree|deleteTree|FileUtils\.\w+)\s*\(?\s*"
+    + _STRING
+)
+_HIDDEN = re.compile(
+    r"(?:\b(?:exec|eval|system|compile|marshal\.loads|__import__)\b|Function\s*\(|pickle\.loads|\bos\.system|subprocess)"
+    r"[\s\S]{0,120}(?:b64decode|decodebytes|fromhex|unhexlify|atob|base64|\bpack\s*\(|fromCharCode|rot.?13|zlib\.decompress|decode_base64"
+    r"|\[::-1\]|\breverse\b|\.join\s*\(\s*(?:map\s*\(\s*)?chr|chr\s*\(\s*\d+\s*\)\s*[+.]|codecs\.decode|\\x[0-9a-f]{2}\\x)",
+    re.IGNORECASE,
+)
+_FETCHED = re.compile(
+    r"\b(?:exec|eval|compile|system|Function|instance_eval|loadstring|load)\b[\s\S]{0,200}"
+    r"(?:urlopen|urlretrieve|requests\.get|httpx\.get|LWP::|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http|https?\.get|open-uri)"
+    r"|(?:urlopen|urlretrieve|requests\.get|httpx\.get|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http)[\s\S]{0,400}"
+    r"\b(?:exec|eval|instance_eval|os\.system|subprocess)\b"
+)
+_SHELL_OUT = re.compile(
+    r"(?:socket|Socket|TCPSocket|net\.connect|net\.Socket|fsockopen|INET)[\s\S]*(?:dup2|/bin/(?:ba|z|da|a)?sh|pty\.spawn|\bexec\b|cmd\.exe|subprocess|STDIN)"
+)
+_SETUID = re.compile(r"\bset(?:re|res)?uid\s*\(\s*0|\$<\s*=\s*0|\$>\s*=\s*0|Process::Sys\.setuid|posix_setuid")
+_FORKS = re.compile(
+    r"while\s*(?:\(?\s*(?:1|True|true)\s*\)?)\s*:?\s*(?:\{\s*)?(?:os\.)?fork|fork\s+while\s+fork|loop\s*\{\s*fork"
+)
+_MEMORY = re.compile(r"memfd_create|ctypes[\s\S]*(?:execve|syscall)|\bsyscall\s*\(?\s*\(?\s*(?:319|59|221)")
+_WRITES = re.compile(r"\bopen\s*\(\s*" + _STRING + r"\s*,\s*['\"][wa]|writeFile(?:Sync)?\s*\(\s*" + _STRING)
+_READS = re.compile(
+    r"\b(?:open|readFile(?:Sync)?|read_text|File\.read|file_get_contents|slurp|Path|readlines)\s*\(\s*" + _STRING
+)
+
+
+def literal(quoted: str) -> str:
+    return ansi(quoted[1:-1]) if "\\" in quoted else quoted[1:-1]
+
+
+def starts(code: str) -> list[str | list[str]]:
+    """What the code starts: shell texts, and lists of words."""
+    out: list[str | list[str]] = []
+    for match in _TEXT_CALL.finditer(code):
+        given = match.group(1)
+        literals = [literal(m.group(1)) for m in _LITERAL.finditer(given)]
+        if not literals:
+            continue
+        if given.startswith("["):
+            out.append(literals)
+        elif len(literals) == 1:
+            out.append(literals[0])
+        else:
+            # execlp("rm", "rm", "-rf", "/") repeats its name; spawn("rm", ["-rf", "/"]) does not.
+            out.append(literals)
+            if literals[0].rsplit("/", 1)[-1] == literals[1].rsplit("/", 1)[-1]:
+                out.append([literals[0], *literals[2:]])
+    out += [m.group(1) for m in _OPENED.finditer(code) if "|" in m.group(0)]
+    out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
+    for pattern in (_BACKTICKS, _PIPED):
+        for match in pattern.finditer(code):
+            found = next((g for g in match.groups() if g), "")
+            if found:
+                out.append(ansi(found) if "\\" in found else found)
+    return out[:64]
+
+
+def literals(code: str) -> list[str]:
+    """The strings that stand in the code."""
+    return [literal(m.group(1)) for m in _LITERAL.finditer(code[:65536])][:512]
+
+
+def deletes(code: str) -> list[str]:
+    """Directories that the code deletes with all that is in them, by a call of its own."""
+    return [literal(m.group(1)) for m in _DELETES.finditer(code)][:64]
+
+
+def paths(code: str) -> list[tuple[str, bool]]:
+    """Files that the code opens by a literal name; whether it writes them."""
+    written = [literal(next(g for g in m.groups() if g)) for m in _WRITES.finditer(code)]
+    read = [literal(m.group(1)) for m in _READS.finditer(code)]
+    return [(p, True) for p in written[:64]] + [(p, False) for p in read[:64] if p not in written]
+
+
+def signs(code: str) -> list[tuple[str, str]]:
+    """(kind, detail) of the dangers that show in the code itself."""
+    out = []
+    if _HIDDEN.search(code):
+        out.append(("evasion", "code that runs decoded text"))
+    if _FETCHED.search(code):
+        out.append(("remote_code", "code that runs what it fetched"))
+    if _SHELL_OUT.search(code):
+        out += [("remote_code", "code that ties a shell to the network"), ("exfiltration", "a shell to the network")]
+    if _SETUID.search(code):
+        out.append(("privilege", "code that becomes root"))
+    if _FORKS.search(code):
+        out.append(("destructive", "code that starts itself again and again"))
+    if _MEMORY.search(code):
+        out.append(("evasion", "code that starts a program which is in no file"))
+    return out

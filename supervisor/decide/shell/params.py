@@ -1,0 +1,164 @@
+"""What `${...}` stands for: bash(1), Parameter Expansion. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from supervisor.decide.shell.marks import ANY, NOTHING, SPLIT, UNSET, globs, quote, unknown
+from supervisor.decide.shell.scope import KNOWN, Value
+
+if TYPE_CHECKING:
+    from supervisor.decide.shell.words import Expander
+
+_NUMBERS = frozenset("#?$!-_")
+_PATHS = frozenset(["PATH", "PWD", "OLDPWD", "HOME", "SHELL", "BASH"])  # begin with a slash
+
+
+def expand(by: Expander, part: dict[str, Any], *, quoted: bool) -> str:
+    """The text of a parameter expansion, as a raw word: quoted or split as its place asks."""
+    name: str = part.get("Param", {}).get("Value", "")
+    index = part.get("Index")
+    if index is not None or "Slice" in part:
+        by.walk.scan([index, part.get("Slice")], by.scope)
+    if part.get("Length") or part.get("Width"):
+        return ANY
+    if part.get("Excl"):
+        by.unsure = True
+        return ANY
+    if name == "IFS" and not quoted and "IFS" not in by.scope.vars:
+        return SPLIT
+    value = look_up(by, name)
+    if value == "~" and ("Slice" in part or "Repl" in part or part.get("Exp", {}).get("Op", "")[:1] in "#%"):
+        value = "/home/agent"
+    if name not in ("@", "*"):
+        value = _indexed(value, index)
+    if "Exp" in part:
+        value = _operated(by, name, value, part["Exp"])
+    if "Repl" in part:
+        value = _replaced(by, value, part["Repl"])
+    if "Slice" in part:
+        value = "/" if name in _PATHS and _first(part["Slice"]) else _sliced(value, part["Slice"])
+    if UNSET in value:
+        by.unsure = True
+    star = name == "*" or (index is not None and _literal(index) == "*")
+    if isinstance(value, list) and quoted and star:
+        ifs = by.scope.vars.get("IFS", " ")
+        return quote((ifs[:1] if isinstance(ifs, str) else ANY).join(value))
+    if isinstance(value, list):
+        joined = SPLIT.join(quote(v) if quoted else by.split(v) for v in value)
+        return joined or (NOTHING if quoted and name != "@" else "")
+    if quoted:
+        return quote(value)
+    return by.split(value)
+
+
+def look_up(by: Expander, name: str) -> Value:
+    """The value of a variable, positional or special parameter."""
+    scope = by.scope
+    found = scope.vars.get(name)
+    if found is not None:
+        return found
+    if name in ("@", "*"):
+        return list(scope.positionals) if scope.positionals is not None else ANY
+    if name.isdigit():
+        if name == "0":
+            return scope.zero
+        if scope.positionals is None:
+            return ANY
+        return scope.positionals[int(name) - 1] if len(name) < 6 and int(name) <= len(scope.positionals) else ""
+    if name in _NUMBERS:
+        return ANY
+    if name == "PWD" and scope.cwd:
+        return scope.cwd
+    return "." if name == "PWD" else KNOWN.get(name, UNSET)
+
+
+def _indexed(value: Value, index: dict[str, Any] | None) -> Value:
+    if not isinstance(value, list):
+        return value
+    if index is None:
+        return value[0] if value else ""
+    text = _literal(index)
+    if text in ("@", "*"):
+        return value
+    if text.isdigit() and len(text) < 6:
+        return value[int(text)] if int(text) < len(value) else ""
+    return ANY
+
+
+def _literal(index: dict[str, Any]) -> str:
+    return "".join(p.get("Value", "") for p in index.get("Parts") or [] if p.get("Type") == "Lit")
+
+
+def _first(cut: dict[str, Any]) -> bool:
+    """${PATH:0:1} is a slash."""
+    return _number(cut.get("Offset")) == 0 and _number(cut.get("Length")) == 1
+
+
+def _operated(by: Expander, name: str, value: Value, exp: dict[str, Any]) -> Value:
+    """`${x:-y}` and its kin. The operand is always looked through: it may run something."""
+    op = exp.get("Op", "")
+    unsure = by.unsure
+    operand = by.text(exp["Word"]) if exp.get("Word") else ""
+    by.unsure = unsure
+    if op in ("-", ":-", "=", ":=", "?", ":?"):
+        empty = value in ("", []) and op.startswith(":")
+        if value != UNSET and not empty:
+            return value
+        if op in ("=", ":="):
+            by.scope.vars[name] = operand if empty else ANY
+        if not empty:
+            by.unsure = True
+        return UNSET if op in ("?", ":?") else operand
+    if op in ("+", ":+"):
+        if value == UNSET or (isinstance(value, str) and unknown(value)):
+            by.unsure = True
+        return operand if value != "" else ""
+    if not isinstance(value, str) or unknown(value):
+        return UNSET if value == UNSET else ANY
+    if op in ("^^", ",,", "^", ",") and not operand:
+        changed = value.upper() if "^" in op else value.lower()
+        return changed if len(op) == 2 else changed[:1] + value[1:]
+    if op in ("#", "##", "%", "%%") and operand and not globs(operand) and not unknown(operand):
+        return value.removeprefix(operand) if "#" in op else value.removesuffix(operand)
+    if op == "@" and operand in ("Q", "E", "P"):
+        return value
+    by.unsure = True
+    return ANY
+
+
+def _replaced(by: Expander, value: Value, repl: dict[str, Any]) -> Value:
+    unsure = by.unsure
+    old = by.text(repl.get("Orig"))
+    new = by.text(repl.get("With"))
+    by.unsure = unsure
+    if not isinstance(value, str) or any(unknown(t) for t in (value, old, new)) or globs(old) or old[:1] in "#%":
+        by.unsure = True
+        return UNSET if value == UNSET else ANY
+    return value.replace(old, new, -1 if repl.get("All") else 1)
+
+
+def _sliced(value: Value, cut: dict[str, Any]) -> Value:
+    if value == UNSET:
+        return UNSET
+    numbers = [_number(cut.get(part)) for part in ("Offset", "Length")]
+    if not isinstance(value, str) or unknown(value) or numbers[0] is None or (cut.get("Length") and numbers[1] is None):
+        return value if isinstance(value, list) else ANY
+    start, length = numbers[0], numbers[1]
+    start = max(start + len(value), 0) if start < 0 else start
+    if length is None:
+        return value[start:]
+    return value[start : start + length] if length >= 0 else value[start:length]
+
+
+def _number(node: dict[str, Any] | None) -> int | None:
+    if node is None:
+        return None
+    if node.get("Type") == "UnaryArithm" and node.get("Op") == "-":
+        inner = _number(node.get("X"))
+        return None if inner is None else -inner
+    if node.get("Type") == "ParenArithm":
+        return _number(node.get("X"))
+    parts = node.get("Parts") or []
+    text = parts[0].get("Value", "") if len(parts) == 1 and parts[0].get("Type") == "Lit" else ""
+    return int(text) if text.isdigit() and len(text) < 8 else None

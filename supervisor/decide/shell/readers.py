@@ -1,0 +1,190 @@
+"""Programs that run text: shells and interpreters, from an argument, a file, or what comes in. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from supervisor.decide.shell import flow as f
+from supervisor.decide.shell import inline, places, risks
+from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
+from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown
+from supervisor.decide.shell.options import operand
+
+if TYPE_CHECKING:
+    from supervisor.decide.shell.calls import Call
+
+STDIN = re.compile(r"-|/dev/stdin|(?:/dev|/proc/self)/fd/\d+")
+
+
+def shell(call: Call) -> Flow | None:
+    """sh(1) and kin: a text, a file, or what comes in."""
+    words, at, text, reads = call.words, 1, False, False
+    while at < len(words):
+        w = words[at]
+        if w in ("--", "-") and not (w == "-" and at + 1 == len(words)):
+            at += 1
+            break
+        if w[:1] not in ("-", "+") or w == "-":
+            break
+        at += 1
+        if w[:2] == "--":
+            if w in ("--rcfile", "--init-file", "--init-command") and at < len(words):
+                _first_read(call, words[at])
+                at += 1
+            text = text or w in ("--command", "--commands")
+        else:
+            text = text or ("c" in w and w[0] == "-") or w.lower() in ("-command", "-commandwithargs")
+            reads = reads or "s" in w
+            at += ("o" in w or "O" in w) and w[1:].lower() not in ("command", "login")
+    name = call.name
+    if text:
+        if at >= len(words):
+            return None
+        given = words[at]
+        traits = call.traits()
+        risks.code(call, Flow(given, traits), f"{name} -c")
+        return call.shell(
+            given, f"{name} -c", positionals=words[at + 2 :], zero=words[at + 1] if at + 1 < len(words) else "sh"
+        )
+    if at < len(words) and not reads and not STDIN.fullmatch(words[at]):
+        file = words[at]
+        if SUBST in file:
+            given_flow = f.joined(list(call.flows))
+            risks.code(call, given_flow, name)
+            given_text = given_flow.text
+            return call.shell(given_text, name, positionals=words[at + 1 :]) if given_text else UNKNOWN
+        return script(call, file, words[at + 1 :], name)
+    if any(target.startswith(("/dev/tcp/", "/dev/udp/")) for _, target in call.redirects) or call.walk.connected:
+        call.risk("remote_code", f"{name} is tied to the network")
+    if call.stdin is EMPTY:
+        return Flow(None, frozenset([f.SHELL]))
+    given_stdin = Flow(None, call.stdin.traits - {f.TREE}) if f.TREE in call.stdin.traits else call.stdin
+    risks.code(call, given_stdin, name)
+    if given_stdin.text is None:
+        return Flow(None, frozenset([f.SHELL]))
+    return call.shell(given_stdin.text, f"{name} <stdin", positionals=words[at:], stdin=EMPTY)
+
+
+def _first_read(call: Call, file: str) -> None:
+    """--rcfile: what a shell reads before anything else."""
+    given = f.joined(list(call.flows)) if SUBST in file else Flow(None, frozenset([f.FILE]), (file,))
+    risks.code(call, given, call.name)
+    if given.text:
+        call.shell(given.text, f"{call.name} --rcfile")
+
+
+def script(call: Call, file: str, args: list[str], name: str) -> Flow:
+    """A file that a shell runs: named, and looked into where the script itself wrote it."""
+    call.walk.scripts[shown(file)] = None
+    risks.ran_script(call, file)
+    text = call.walk.written.get(file.removeprefix("./"))
+    if text:
+        call.shell(text, f"{name} {file}", positionals=args)
+    return Flow(None, frozenset([f.FILE]))
+
+
+_CODE = {"python": "c", "pypy": "c", "ipython": "c", "perl": "eE", "ruby": "e", "node": "ep", "nodejs": "ep",
+    "bun": "ep",
+         "php": "rBER", "lua": "e", "luajit": "e", "julia": "eE", "Rscript": "e", "osascript": "e", "groovy": "e",
+         "scala": "e", "elixir": "e", "guile": "c", "jruby": "e", "ocaml": "e", "ghci": "e", "expect": "c",
+         "tsx": "e", "ts-node": "e"}  # fmt: skip
+
+_LONG_CODE = frozenset(["--eval", "--print", "--run", "--command", "eval"])
+
+
+def interpreter(call: Call) -> Flow | None:
+    """Interpreters of languages: code in an argument, a file, or what comes in."""
+    words, letters = call.words, _CODE.get(call.name, "e")
+    codes, at = [], 1
+    while at < len(words):
+        w = words[at]
+        if w in _LONG_CODE:
+            codes.append(words[at + 1] if at + 1 < len(words) else "")
+            at += 2
+            continue
+        if w.startswith(("--eval=", "--print=")):
+            codes.append(w.split("=", 1)[1])
+        elif w[:1] == "-" and w[:2] != "--" and (found := next((i for i, c in enumerate(w) if i and c in letters), 0)):
+            if call.name in ("python", "pypy") and "m" in w[1:found]:
+                break
+            rest = w[found + 1 :]
+            if (call.name not in ("perl", "ruby") and rest) or (rest and rest[0] not in letters):
+                codes.append(rest)
+            else:
+                at += 1
+                codes.append(words[at] if at < len(words) else "")
+        elif w[:1] == "-" and w != "-" and w != "--":
+            if w in ("-m", "-W", "-X", "-I", "-r", "-l", "--require", "--import", "-C"):
+                at += w not in ("-I",) or call.name != "python"
+                if w == "-m" and call.name in ("python", "pypy"):
+                    return None
+        else:
+            break
+        at += 1
+    if codes:
+        for text in codes:
+            code(call, text, f"{call.name} -{letters[0]}")
+        return UNKNOWN
+    if at < len(words) and not STDIN.fullmatch(words[at]):
+        return file(call, words[at])
+    if call.stdin is not EMPTY:
+        risks.code(call, call.stdin, call.name)
+        if call.stdin.text:
+            code(call, call.stdin.text, f"{call.name} <stdin")
+    return UNKNOWN
+
+
+def file(call: Call, path: str) -> Flow | None:
+    if call.name in ("deno", "bun") and path in ("run", "test", "x", "install", "add", "build", "fmt", "lint"):
+        if path == "run" and any(w.startswith(("http://", "https://")) for w in call.words[2:]):
+            call.risk("remote_code", f"{call.name} runs what came over the network")
+        return None
+    if SUBST in path:
+        given = f.joined(list(call.flows))
+        risks.code(call, given, call.name)
+        if given.text:
+            code(call, given.text, call.name)
+        return UNKNOWN
+    if call.name in ("vim", "vi", "nvim", "ed", "ex", "java", "sqlite3", "gdb", "emacs", "m4"):
+        return None
+    if "." in path or "/" in path or path in call.walk.written:
+        call.walk.scripts[shown(path)] = None
+        risks.ran_script(call, path)
+        text = call.walk.written.get(path)
+        if text:
+            code(call, text, f"{call.name} {path}")
+    return None
+
+
+def code(call: Call, text: str, via: str) -> None:
+    """Code of a language that is no shell."""
+    traits = call.traits()
+    if traits:
+        risks.code(call, Flow(text, traits), via)
+    if text and not collapsed(text).strip(ANY + SUBST + " \n;"):
+        call.risk("dynamic", f"what {via} runs is only known at run time")
+    for kind, detail in inline.signs(text):
+        call.risk(kind, detail)
+    for path in inline.deletes(text):
+        if places.vast(path):
+            call.risk("destructive", f"deletes all of {path}")
+            call.walk.command(["rm", "-rf", path], call.inner(via), call.span, [], EMPTY)
+    for path, writes in inline.paths(text):
+        places.note(call, path, writes=writes)
+    for path in inline.literals(text):
+        if path[:1] in "/~" and places.SECRET.search(path):
+            places.note(call, path, writes=False)
+    for one in inline.starts(text):
+        if isinstance(one, list):
+            call.run(one, via, EMPTY)
+        elif one.strip():
+            scope = call.inner(via)
+            call.walk.script(one, scope, call.span, via, guess=True)
+
+
+def awk(call: Call) -> Flow | None:
+    at = operand(call.words, 1, "Fvfi", frozenset(["field-separator", "assign", "file", "include"]))
+    if "-f" not in call.words[:at] and at < len(call.words):
+        code(call, call.words[at], call.name)
+    return None

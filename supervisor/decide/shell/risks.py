@@ -1,0 +1,321 @@
+"""Signs of danger in one command; the kinds are those of policy.words.RISKS. Pure.
+
+A sign has to be worth a question: what ordinary development does every hour (deleting build directories, installing
+packages, resetting a branch) shows none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from supervisor.decide.shell import flow as f
+from supervisor.decide.shell import places, services
+from supervisor.decide.shell.marks import collapsed, shown, unknown
+from supervisor.decide.shell.options import letters, operands
+from supervisor.decide.shell.programs import base, is_interpreter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.decide.shell.calls import Call
+    from supervisor.decide.shell.scope import Scope
+    from supervisor.decide.shell.walk import Walk
+
+_DANGEROUS = re.compile(
+    r"^(?:--no-preserve-root|--recursive|-[a-zA-Z]*[rR][a-zA-Z]*f[a-zA-Z]*|-[a-zA-Z]*f[a-zA-Z]*[rR][a-zA-Z]*|of=/dev/.*"
+    r"|[ugoa]*\+s|0?[2467]?777|/etc/(?:shadow|passwd|sudoers).*|-delete|rm|mkfs.*|/dev/(?:sd|nvme|vd|hd).*|--force)$"
+)
+_MINERS = frozenset(
+    ["xmrig", "cgminer", "bfgminer", "minerd", "cpuminer", "ethminer", "t-rex", "nbminer", "phoenixminer", "lolminer",
+     "claymore", "xmr-stak", "ccminer", "sgminer", "gminer", "teamredminer", "nanominer", "srbminer", "kawpowminer",
+     "cpuminer-multi", "xmrig-proxy", "packetcrypt", "nheqminer"]
+)  # fmt: skip
+_SCANNERS = frozenset(
+    ["nmap", "masscan", "zmap", "rustscan", "unicornscan", "nikto", "hydra", "medusa", "ncrack", "sqlmap", "gobuster",
+     "dirb", "dirbuster", "wfuzz", "ffuf", "arp-scan", "netdiscover", "wpscan", "enum4linux", "nbtscan", "fping",
+     "hping3",
+     "tcpdump", "tshark", "ettercap", "bettercap", "responder", "aircrack-ng", "msfconsole", "msfvenom", "amass",
+     "subfinder", "nuclei", "dnsenum", "dnsrecon", "fierce", "feroxbuster", "john", "hashcat", "zgrab", "crackmapexec"]
+)  # fmt: skip
+_PRIVILEGE = frozenset(
+    ["sudo", "doas", "su", "pkexec", "runuser", "chroot", "unshare", "nsenter", "setcap", "capsh", "visudo", "usermod",
+     "useradd", "adduser", "groupadd", "gpasswd", "passwd", "chpasswd", "chown", "chgrp", "mount", "umount", "insmod",
+     "modprobe", "rmmod", "kexec", "sg", "newgrp", "sudoedit", "vipw", "vigr", "losetup", "pivot_root", "setpriv",
+     "gosu", "su-exec", "setuidgid", "s6-setuidgid", "newuidmap", "newgidmap", "iptables", "ip6tables", "nft", "sysctl",
+     "setenforce", "aa-disable", "aa-teardown", "run0", "machinectl", "chattr"]
+)  # fmt: skip
+_ENDS = frozenset(["shutdown", "reboot", "halt", "poweroff", "telinit", "init"])
+_DEVICES = frozenset(
+    ["wipefs", "blkdiscard", "fdisk", "sfdisk", "parted", "sgdisk", "gdisk", "cfdisk", "mkswap", "hdparm", "nvme",
+     "cryptsetup", "dmsetup", "pvremove", "vgremove", "lvremove", "zpool", "badblocks", "mke2fs", "newfs", "dban",
+     "nwipe"]
+)  # fmt: skip
+_MEDDLES = re.compile(r"^(?:LD_PRELOAD|LD_AUDIT|LD_LIBRARY_PATH|DYLD_INSERT_LIBRARIES)$")
+_RUN_BY_OTHERS = re.compile(
+    r"^(?:GIT_(?:SSH_COMMAND|SSH|EDITOR|SEQUENCE_EDITOR|PAGER|EXTERNAL_DIFF|ASKPASS|PROXY_COMMAND)|EDITOR|VISUAL|PAGER"
+    r"|MANPAGER|LESSOPEN|LESSCLOSE|PROMPT_COMMAND|PS[0124]|BROWSER|SSH_ASKPASS|SUDO_ASKPASS|RSYNC_RSH|CVS_RSH|SVN_SSH"
+    r"|FCEDIT|MAKEFLAGS|TAR_OPTIONS|PERL5OPT|RUBYOPT|NODE_OPTIONS|GIT_CONFIG_VALUE_\d+|CARGO_BUILD_RUSTC_WRAPPER"
+    r"|RUSTC_WRAPPER|GOFLAGS)$"
+)
+
+
+def dynamic(call: Call) -> None:
+    """A command of which only the run will know what it is."""
+    first, rest = call.words[0], call.words[1:]
+    traits = call.traits()
+    call.risk("dynamic", f"what {shown(first)} runs is only known at run time")
+    if any(_DANGEROUS.match(collapsed(w)) or places.vast(collapsed(w)) for w in rest if w) or (
+        len(first) > 1 and not rest and re.search(r"rm.*-rf?|mkfs|/dev/sd", collapsed(first)) is not None
+    ):
+        call.risk("evasion", f"a program that is only known at run time, before {' '.join(map(shown, rest))}")
+    _untrusted(call, traits, shown(first))
+
+
+def _untrusted(call: Call, traits: frozenset[str], what: str) -> None:
+    if f.NET in traits:
+        call.risk("remote_code", f"{what} runs what came over the network")
+    if f.DECODED in traits:
+        call.risk("evasion", f"{what} runs text that was decoded before")
+
+
+def code(call: Call, given: f.Flow, what: str) -> None:
+    """A shell or interpreter that reads its code from somewhere."""
+    _untrusted(call, given.traits, what)
+    for name in given.files:
+        call.walk.scripts[name] = None
+    if given.text is None and not given.traits & {f.NET, f.DECODED, f.SETTINGS, f.FILE}:
+        call.risk("dynamic", f"what {what} runs is only known at run time")
+
+
+def look(call: Call) -> None:
+    """All signs that one command shows by itself."""
+    name = call.name
+    words = call.words
+    found = _BY_NAME.get(name)
+    if found is not None:
+        found(call)
+    elif name.startswith(("mkfs.", "fsck.")):
+        call.risk("destructive", f"{name} works on devices")
+    if call.walk.downloaded and "/" in words[0]:
+        ran_script(call, words[0])
+    for w in words:
+        if len(w) > 8 and ("stratum" in w or "169.254.169.254" in w or "metadata.google" in w):
+            services.addresses(call, w)
+
+
+def ran_script(call: Call, path: str) -> None:
+    """A file that a shell or interpreter is told to run."""
+    names = {path, path.removeprefix("./"), "./" + path}
+    if names & call.walk.downloaded:
+        call.risk("remote_code", f"{path} came over the network")
+
+
+def _rm(call: Call) -> None:
+    options = letters(call.words)
+    recursive = bool(options & {"r", "R"}) or any("recursive".startswith(o) for o in options if len(o) > 1)
+    cwd = call.scope.cwd
+    for w in operands(call.words):
+        if not recursive and not w.rstrip("/").endswith("*"):
+            continue
+        if places.vast(w, cwd if not unknown(w) else ""):
+            call.risk("destructive", f"deletes all of {w}")
+            if places.root(w, cwd) and not places.root(w):
+                _as_root(call, f"cd {cwd}")
+        elif places.vast_if_empty(w, cwd):
+            call.risk("destructive", f"deletes all of {collapsed(w)} if the variable in it is not set")
+
+
+def _as_root(call: Call, via: str) -> None:
+    scope = call.inner(via)
+    call.walk.command(["rm", "-rf", "/"], scope, call.span, [], f.EMPTY)
+
+
+def _over(call: Call) -> None:
+    """shred, truncate, wipe: the contents are gone for good."""
+    for w in operands(call.words):
+        if not unknown(w) and (places.vast(w) or w.startswith(("/etc/", "/usr/", "/boot/", "/var/", "~/"))):
+            call.risk("destructive", f"{call.name} destroys {w}")
+    if call.name in ("shred", "srm", "wipe") and not operands(call.words):
+        call.risk("destructive", f"{call.name} destroys files beyond repair")
+
+
+def _dd(call: Call) -> None:
+    for w in call.words[1:]:
+        if w.startswith("of=") and places.DEVICE.match(w[3:]):
+            call.risk("destructive", f"writes to the device {w[3:]}")
+
+
+def _mv(call: Call) -> None:
+    paths = operands(call.words)
+    if paths and paths[-1] == "/dev/null":
+        call.risk("destructive", "moves files to where nothing is kept")
+    for w in paths[:-1]:
+        if not unknown(w) and places.vast(w):
+            call.risk("destructive", f"moves all of {w} away")
+    _renamed(call)
+
+
+def _renamed(call: Call) -> None:
+    """A program of the system under another name."""
+    paths = operands(call.words)
+    if call.name == "ln" and paths and any(places.root(w) for w in paths[:1]):
+        call.risk("evasion", f"a link to {paths[0]}")
+    if call.name == "install" and re.search(
+        r" (?:-m|--mode=?)\s*(?:0?777|a\+rwx|[246]\d{3})| (?:-o|--owner=?)\s*(?:root|0)\b", " ".join(call.words)
+    ):
+        call.risk("privilege", "installs with a dangerous mode or owner")
+    if len(paths) != 2 or not re.match(r"^/(?:usr/|usr/local/)?s?bin/[\w.+-]+$", paths[0]):
+        return
+    old, new = base(paths[0]), base(paths[1])
+    if new in ("", ".", "..") or unknown(new) or paths[1].endswith("/"):
+        return
+    stem = re.sub(r"[\d.]+$", "", new)
+    if not old.startswith(stem) and not new.startswith(old) and paths[1].count(".") < 2 and old not in new:
+        call.risk("evasion", f"{old} gets the name {new}")
+
+
+def _chmod(call: Call) -> None:
+    for w in operands(call.words)[:1]:
+        if re.fullmatch(r"0?[2467][0-7]{3}", w) or re.search(r"(?:^|,)[ugoa]*[+=][rwxXt]*s", w):
+            call.risk("privilege", f"mode {w} runs a program as its owner")
+        elif re.fullmatch(r"0?[0-7]?777", w):
+            call.risk("privilege", f"mode {w} lets anybody change it")
+    for w in operands(call.words)[1:]:
+        if not unknown(w) and places.vast(w, call.scope.cwd) and w not in ("..", "../"):
+            call.risk("destructive", f"changes the mode of {w}")
+
+
+def _privilege(call: Call) -> None:
+    words = call.words
+    if call.name in ("mount", "iptables", "ip6tables", "nft", "sysctl", "passwd", "umount") and (
+        len(words) == 1 or (len(words) == 2 and words[1] in ("-l", "-L", "-a", "--version", "-S", "-V", "-h", "--help"))
+    ):
+        return
+    if call.name == "sysctl" and not any("=" in w or w in ("-w", "-p") for w in words):
+        return
+    call.risk("privilege", f"{call.name} changes who may do what")
+    if call.name in ("iptables", "ip6tables", "nft") and any(w in ("-F", "--flush", "flush") for w in words):
+        call.risk("destructive", "drops all rules of the packet filter")
+    if call.name in ("chown", "chgrp") and any(
+        places.vast(w, call.scope.cwd) for w in operands(words)[1:] if not unknown(w)
+    ):
+        call.risk("destructive", "changes the owner of what is very much")
+
+
+def _kill(call: Call) -> None:
+    if "-1" in call.words[2:] or ("--" in call.words and "-1" in call.words):
+        call.risk("destructive", "ends every process that it can")
+
+
+def _device(call: Call) -> None:
+    words = call.words
+    if call.name in ("fdisk", "sfdisk", "parted", "nvme", "hdparm", "zpool", "dmsetup", "cryptsetup") and any(
+        w in ("-l", "--list", "list", "print", "status", "info", "-V", "--version", "smart-log", "-I") for w in words
+    ):
+        return
+    if len(words) > 1:
+        call.risk("destructive", f"{call.name} works on devices")
+
+
+def _systemctl(call: Call) -> None:
+    words = operands(call.words)
+    act = words[0] if words else ""
+    if act in ("enable", "link", "edit", "set-default", "preset", "import-environment", "reenable", "add-wants"):
+        call.risk("persistence", f"systemctl {act} makes something start later")
+    elif act in ("disable", "mask", "stop", "kill", "isolate") and "--user" not in call.words:
+        call.risk("destructive", f"systemctl {act} ends services")
+    elif act in ("poweroff", "reboot", "halt", "suspend", "rescue", "emergency"):
+        call.risk("destructive", f"systemctl {act} ends the machine")
+
+
+def _crontab(call: Call) -> None:
+    if "-r" in call.words:
+        call.risk("destructive", "deletes all jobs of crontab")
+    elif "-l" not in call.words:
+        call.risk("persistence", "plants jobs that run later")
+
+
+def _later(call: Call) -> None:
+    if call.name not in ("at", "batch") or not {"-l", "-V", "-c"} & set(call.words):
+        call.risk("persistence", f"{call.name} makes something run later")
+
+
+def _history(call: Call) -> None:
+    if {"-c", "-d", "-w"} & set(call.words):
+        call.risk("evasion", "clears the history of commands")
+
+
+def _set(call: Call) -> None:
+    if "+o" in call.words and "history" in call.words:
+        call.risk("evasion", "turns the history of commands off")
+
+
+def _unset(call: Call) -> None:
+    if {"HISTFILE", "HISTSIZE", "HISTCONTROL"} & set(call.words):
+        call.risk("evasion", "turns the history of commands off")
+
+
+def _printenv(call: Call) -> None:
+    if any(re.search(r"SECRET|TOKEN|PASSW|API_?KEY|PRIVATE|CREDENTIAL", w) for w in call.words[1:]):
+        call.risk("secrets", "prints a secret of the environment")
+
+
+def _user(call: Call) -> None:
+    call.risk("destructive", f"{call.name} deletes an account")
+    call.risk("privilege", f"{call.name} changes who may do what")
+
+
+def _find(call: Call) -> None:
+    if any(w in ("-perm",) for w in call.words) and any(
+        re.fullmatch(r"[-/+]?(?:0?[46]000|u\+s|u=s|g=s)", w) for w in call.words
+    ):
+        call.risk("scanning", "looks for programs that run as their owner")
+
+
+def _named(kind: str, said: str) -> Callable[[Call], None]:
+    def found(call: Call) -> None:
+        call.risk(kind, f"{call.name} {said}")
+
+    return found
+
+
+def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, int], *, alone: bool) -> None:
+    """A variable that the loader, the shell or another program obeys."""
+    if _MEDDLES.match(name) and name != "LD_LIBRARY_PATH":
+        if value and not re.match(r"^(?:/usr|/lib|/opt)/", value):
+            walk.risk("evasion", f"{name} puts code into every program", span)
+    elif name in ("HISTFILE", "HISTSIZE", "HISTFILESIZE") and value in ("/dev/null", "0", ""):
+        walk.risk("evasion", "turns the history of commands off", span)
+    elif name in ("BASH_ENV", "ENV") and value:
+        if "/" in value or unknown(value):
+            walk.scripts[shown(value)] = None
+        if unknown(value):
+            walk.risk("evasion", f"{name} makes shells read something first", span)
+    elif name in ("BASH_ALIASES", "BASH_CMDS"):
+        walk.risk("evasion", "changes what names of commands mean", span)
+    elif _RUN_BY_OTHERS.match(name) and value and not unknown(value):
+        text = value.lstrip("|!")
+        if " " in text or "/" in text or is_interpreter(text):
+            inner = scope.copy()
+            walk.script(text.replace("%s", "file"), inner, span, name)
+    if name == "PATH" and not alone and value.startswith((".", "/tmp")):  # noqa: S108
+        walk.risk("evasion", "programs are looked for in a directory that anybody may fill", span)
+
+
+_BY_NAME: dict[str, Callable[[Call], None]] = {
+    **dict.fromkeys(_MINERS, _named("mining", "computes for a currency")),
+    **dict.fromkeys(_SCANNERS, _named("scanning", "looks for hosts, ports or ways in")),
+    **dict.fromkeys(_PRIVILEGE, _privilege),
+    **dict.fromkeys(_ENDS, _named("destructive", "ends the machine")),
+    **dict.fromkeys(_DEVICES, _device),
+    **dict.fromkeys(("userdel", "deluser", "groupdel"), _user),
+    **dict.fromkeys(("update-rc.d", "chkconfig", "systemd-run", "at", "batch", "atd", "anacron", "launchctl"), _later),
+    **services.BY_NAME,
+    **dict.fromkeys(("shred", "truncate", "wipe", "srm"), _over),
+    **dict.fromkeys(("cp", "ln", "install"), _renamed),
+    "rm": _rm, "rmdir": _rm, "unlink": _rm, "dd": _dd, "mv": _mv, "chmod": _chmod, "kill": _kill,
+    "systemctl": _systemctl,
+    "mkfs": _named("destructive", "makes a file system anew"), "crontab": _crontab, "history": _history, "set": _set,
+    "unset": _unset, "printenv": _printenv, "find": _find,
+}  # fmt: skip

@@ -1,0 +1,171 @@
+"""Signs of danger in what talks to other hosts, clouds, containers and repositories. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from supervisor.decide.shell import flow as f
+from supervisor.decide.shell import places
+from supervisor.decide.shell.marks import unknown
+from supervisor.decide.shell.options import operands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.decide.shell.calls import Call
+
+
+def addresses(call: Call, word: str) -> None:
+    if re.search(r"stratum\d?\+?(?:tcp|ssl|tls)?://", word):
+        call.risk("mining", "a mining pool")
+    if re.search(r"//(?:169\.254\.169\.254|metadata\.google)", word) or word.startswith("169.254.169.254"):
+        call.risk("secrets", "the address where a cloud hands out credentials")
+
+
+def _secret_printer(call: Call) -> None:
+    text = " ".join([call.name, *operands(call.words)])
+    if re.match(
+        r"gh auth token|gcloud auth (?:\S+ )?print-|aws (?:configure (?:get|export)|sts get-session|secretsmanager get"
+        r"|ssm get-p)"
+        r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|security find-|bw get"
+        r"|(?:kubectl|oc) (?:get|describe) secrets?|heroku config|secret-tool lookup|doppler secrets"
+        r"|kubectl config view",
+        text,
+    ) and not (call.name == "kubectl" and "config view" in text and "--raw" not in call.words):
+        call.risk("secrets", f"{' '.join(text.split()[:3])} prints secrets")
+    _cloud(call, text)
+
+
+def _cloud(call: Call, text: str) -> None:
+    if re.match(
+        r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|gcloud .*\bdelete\b|az .*\bdelete\b|gh repo delete"
+        r"|kubectl drain"
+        r"|heroku (?:apps|pg):(?:destroy|reset)|(?:kubectl|oc) delete (?:ns|namespace|all|pv|crd)",
+        text,
+    ) and (not text.startswith("aws s3 rm") or "--recursive" in call.words):
+        call.risk("destructive", f"{' '.join(text.split()[:4])} deletes what is not here")
+
+
+def _gpg(call: Call) -> None:
+    if any(w.startswith(("--export-secret", "--export-ownertrust")) for w in call.words):
+        call.risk("secrets", "writes out secret keys")
+
+
+def _docker(call: Call) -> None:
+    words = call.words
+    joined = " ".join(words)
+    if re.search(r"--privileged|--cap-add[= ](?:ALL|SYS_)|--pid[= ]host|--userns[= ]host"
+        r"|--security-opt[= ]\S*unconfined"
+                 r"|(?:-v|--volume)[= ]?/(?:etc|root|var|home|proc|sys|dev|boot)?/?:"
+        r"|docker\.sock|source=/,|--device[= ]/dev/(?:sd|mem|nvme)",
+                 joined):  # fmt: skip
+        call.risk("privilege", "a container with the rights of the host")
+    if re.search(r"(?:system|volume) prune.*(?:-a|--all|--volumes)|volume rm|stack rm|swarm leave", joined):
+        call.risk("destructive", "deletes data of containers")
+
+
+def _terraform(call: Call) -> None:
+    if "destroy" in call.words or "-destroy" in call.words:
+        call.risk("destructive", "destroys what it made")
+
+
+def _git(call: Call) -> None:
+    joined = " ".join(call.words[1:])
+    if "--help" in call.words:
+        return
+    if re.search(r"\b(?:filter-branch|filter-repo)\b|\breflog (?:expire|delete)\b|\bupdate-ref -d\b"
+        r"|push .*--(?:mirror|prune)"
+                 r"|push .*(?:--delete|-d) \S*.*\b(?:main|master)\b|push .* :(?:main|master)\b", joined):  # fmt: skip
+        call.risk("destructive", "rewrites or deletes history")
+    if re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
+        call.risk("secrets", "prints stored passwords")
+    if re.search(r"core\.(?:hookspath|fsmonitor)(?!\s*=?\s*(?:false|\.githooks|\.husky))", joined, re.IGNORECASE) and (
+        re.search(
+            r"-c core\.(?:hookspath|fsmonitor)=\S|config .*core\.(?:hookspath|fsmonitor) \S", joined, re.IGNORECASE
+        )
+    ):
+        call.risk("persistence", "git runs hooks of another place from now on")
+
+
+def _upload(call: Call) -> None:
+    words = call.words
+    for i, w in enumerate(words[1:], 1):
+        value = words[i + 1] if i + 1 < len(words) else ""
+        if (
+            w in ("-T", "--upload-file")
+            or w.startswith(("--post-file", "--body-file", "--upload-file="))
+            or re.match(r"(?:-d|--data\S*|-F|--form)(?:=?@|=?\S*=@|@)", w)
+            or (
+                w in ("-d", "--data", "--data-binary", "--data-raw", "-F", "--form", "--data-urlencode")
+                and "@" in value
+            )
+        ):
+            call.risk("exfiltration", f"{call.name} sends a file")
+    _download(call)
+
+
+def _download(call: Call) -> None:
+    """Remembers where it puts what it fetches."""
+    words = call.words
+    for i, w in enumerate(words[1:], 1):
+        value = words[i + 1] if i + 1 < len(words) else ""
+        letter = "o" if call.name == "curl" else "O" if call.name == "wget" else "o"
+        if re.fullmatch(rf"-[a-zA-Z]*{letter}|--output|--output-document|--out", w) and value and not unknown(value):
+            call.walk.downloaded.add(value)
+        elif w.startswith(("--output=", "--output-document=", "-O/", "-o/")):
+            call.walk.downloaded.add(w.split("=", 1)[1] if "=" in w else w[2:])
+        elif "://" in w and (call.name == "wget" or {"-O", "--remote-name"} & set(words) or "-LO" in words or any(
+            re.fullmatch(r"-[a-zA-Z]*O[a-zA-Z]*", x) for x in words
+        )):  # fmt: skip
+            call.walk.downloaded.add(w.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
+
+
+def _netcat(call: Call) -> None:
+    words, joined = call.words, " ".join(call.words)
+    if f.SHELL in call.stdin.traits:
+        call.risk("remote_code", f"{call.name} ties a shell to the network")
+    if (re.search(r"(?:^| )(?:-\w*[ec]\w*|--(?:sh-)?exec)(?: |$)", joined) and call.name != "socat") or re.search(
+        r"(?i)\b(?:exec|system):", joined
+    ):
+        call.risk("remote_code", f"{call.name} lets the other end run commands")
+        call.risk("exfiltration", f"{call.name} opens a shell to the network")
+    elif {"-z", "-zv", "-vz", "-nvz"} & set(words):
+        call.risk("scanning", "looks for open ports")
+    elif call.stdin is not f.EMPTY:
+        call.risk("exfiltration", f"{call.name} sends data")
+
+
+def _copy(call: Call) -> None:
+    if call.name in ("scp", "rsync", "sftp") and re.search(
+        r":", operands(call.words)[-1] if operands(call.words) else ""
+    ):
+        call.risk("exfiltration", f"{call.name} sends files to another host")
+    if call.name == "rsync" and any(w.startswith("--delete") for w in call.words):
+        target = operands(call.words)[-1:] or [""]
+        if not unknown(target[0]) and places.vast(target[0], call.scope.cwd):
+            call.risk("destructive", f"deletes what is in {target[0]}")
+
+
+def _ssh(call: Call) -> None:
+    if any(re.fullmatch(r"-\w*[RDL]\w*", w) for w in call.words):
+        call.risk("exfiltration", "opens a tunnel to another host")
+
+
+def _redis(call: Call) -> None:
+    if any(w.upper() in ("FLUSHALL", "FLUSHDB") for w in call.words):
+        call.risk("destructive", "empties the database")
+
+
+BY_NAME: dict[str, Callable[[Call], None]] = {
+    **dict.fromkeys(("curl", "wget", "wget2", "http", "https", "xh", "aria2c", "fetch"), _upload),
+    **dict.fromkeys(("nc", "ncat", "netcat", "socat"), _netcat),
+    **dict.fromkeys(("scp", "rsync", "sftp"), _copy),
+    **dict.fromkeys(("docker", "podman", "nerdctl"), _docker),
+    **dict.fromkeys(("terraform", "tofu", "pulumi", "terragrunt"), _terraform),
+    **dict.fromkeys(
+        ("gh", "gcloud", "aws", "az", "vault", "pass", "op", "security", "bw", "kubectl", "oc", "heroku", "secret-tool",
+         "doppler"), _secret_printer,
+    ),
+    "gpg": _gpg, "git": _git, "ssh": _ssh, "redis-cli": _redis,
+}  # fmt: skip

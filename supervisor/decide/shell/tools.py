@@ -1,0 +1,385 @@
+"""Tools of development that start commands which somebody wrote into an option, a setting or an alias. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
+from supervisor.decide.shell.marks import known
+from supervisor.decide.shell.options import operand, option
+from supervisor.decide.shell.programs import SUBCOMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.decide.shell.calls import Call
+
+# Settings of git that are commands.
+_GIT_RUNS = re.compile(
+    r"^(?:core\.(?:sshcommand|editor|pager|askpass|fsmonitor|gitproxy|alternaterefscommand)|sequence\.editor|diff\.external"
+    r"|gpg(?:\.\w+)?\.program|pager\..*|(?:diff|merge|filter|difftool|mergetool|man|browser|guitool)\..*\.(?:command|driver|clean"
+    r"|smudge|process|cmd|textconv|path)|credential(?:\..*)?\.helper|uploadpack\.packobjectshook|trailer\..*\.(?:cmd|command)"
+    r"|interactive\.difffilter|remote\..*\.(?:uploadpack|receivepack|vcs|proxy)|sendemail\..*|instaweb\..*|receive\..*hook)$",
+    re.IGNORECASE,
+)
+_DOCKER_VALUES = frozenset(
+    ["-a", "-c", "-e", "-h", "-l", "-m", "-p", "-u", "-v", "-w", "--name", "--env", "--env-file", "--volume",
+        "--publish",
+     "--workdir", "--user", "--network", "--net", "--hostname", "--label", "--memory", "--cpus", "--mount",
+     "--entrypoint",
+     "--add-host", "--cap-add", "--cap-drop", "--device", "--dns", "--expose", "--gpus", "--ip", "--link",
+     "--log-driver",
+     "--log-opt", "--pid", "--platform", "--pull", "--restart", "--security-opt", "--shm-size", "--tmpfs", "--ulimit",
+     "--userns", "--volumes-from", "--cidfile", "--cgroupns", "--ipc", "--runtime", "--stop-signal", "--uts", "--index"]
+)  # fmt: skip
+
+
+def git(call: Call) -> Flow | None:
+    words, at = call.words, 1
+    aliases: dict[str, str] = {}
+    values = SUBCOMMANDS["git"]
+    while at < len(words) and words[at][:1] == "-":
+        w = words[at]
+        if w == "-c" and at + 1 < len(words):
+            _git_setting(call, words[at + 1].partition("=")[0], words[at + 1].partition("=")[2], aliases)
+        elif w.startswith("-c") and "=" in w and w[:2] != "--":
+            _git_setting(call, w[2:].partition("=")[0], w.partition("=")[2], aliases)
+        at += 2 if w in values else 1
+    if at >= len(words):
+        return None
+    act, rest = words[at], words[at + 1 :]
+    text = aliases.get(act)
+    if text is not None:
+        if text.startswith("!"):
+            return call.shell(text[1:], "git alias", positionals=rest)
+        return call.run(["git", *_split(text), *rest], "git alias")
+    handler = _GIT.get(act)
+    if handler is not None:
+        handler(call, rest)
+    for w in rest:
+        if w.startswith("ext::"):
+            call.shell(w[5:], "git ext::")
+        elif w.startswith(("--upload-pack=", "--receive-pack=", "--exec=", "--open-files-in-pager=", "--extcmd=")):
+            call.shell(w.split("=", 1)[1], f"git {w.split('=')[0]}")
+    return None
+
+
+def _git_setting(call: Call, name: str, value: str, aliases: dict[str, str]) -> None:
+    low = name.lower()
+    if low.startswith("alias."):
+        aliases[name[6:]] = value
+    elif _GIT_RUNS.match(name) and value and value not in ("true", "false", "cat", "less"):
+        call.shell(value.lstrip("!"), f"git {name}")
+
+
+def _git_config(call: Call, rest: list[str]) -> None:
+    operands = [w for w in rest if w[:1] != "-" and w not in ("set", "add")]
+    if len(operands) < 2:
+        return
+    aliases: dict[str, str] = {}
+    _git_setting(call, operands[0], operands[1], aliases)
+    for text in aliases.values():
+        if text.startswith("!"):
+            call.shell(text[1:], "git alias")
+            call.risk("persistence", "an alias of git that runs a command")
+        else:
+            call.run(["git", *_split(text)], "git alias")
+    if _GIT_RUNS.match(operands[0]) and operands[0].lower() not in ("core.editor", "core.pager", "sequence.editor"):
+        said = operands[1].split()[:1] or [""]
+        if operands[1].startswith("!") or not re.fullmatch(
+            r"cache|store|osxkeychain|manager(?:-core)?|libsecret|wincred|true|false|ssh|gpg2?|delta|less|git-lfs|nbstripout|code|vim|vi|nano",
+            said[0],
+        ):
+            call.risk("persistence", f"git runs {operands[1]} from now on")
+
+
+def _git_text(*options: str, first: int = -1) -> Callable[[Call, list[str]], None]:
+    def handler(call: Call, rest: list[str]) -> None:
+        for i, w in enumerate(rest):
+            if w in options and i + 1 < len(rest):
+                call.shell(rest[i + 1], f"git {w}")
+            elif any(o[:2] == "--" and w.startswith(o + "=") for o in options):
+                call.shell(w.split("=", 1)[1], f"git {w.split('=')[0]}")
+        if first >= 0:
+            operands = [w for w in rest if w[:1] != "-"]
+            if len(operands) > first and operands[0] in ("run", "foreach"):
+                call.shell(" ".join(rest[rest.index(operands[first]) :]), f"git {operands[0]}")
+
+    return handler
+
+
+_GIT: dict[str, Callable[[Call, list[str]], None]] = {
+    "config": _git_config,
+    "rebase": _git_text("-x", "--exec"),
+    "bisect": _git_text(first=1),
+    "submodule": _git_text(first=1),
+    "filter-branch": _git_text(
+        "--tree-filter",
+        "--index-filter",
+        "--msg-filter",
+        "--env-filter",
+        "--commit-filter",
+        "--tag-name-filter",
+        "--parent-filter",
+        "--setup",
+    ),
+    "difftool": _git_text("-x", "--extcmd"),
+    "clone": _git_text("-u", "--upload-pack"),
+    "fetch": _git_text("--upload-pack"),
+    "ls-remote": _git_text("--upload-pack", "--exec"),
+    "grep": _git_text("--open-files-in-pager"),
+}
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def make(call: Call) -> Flow | None:
+    for i, w in enumerate(call.words[1:], 1):
+        if w.startswith(("SHELL=", ".SHELLFLAGS=")):
+            call.run(_split(w.split("=", 1)[1]) or ["sh"], "make SHELL")
+        text = w[7:] if w.startswith("--eval=") else None
+        if w in ("--eval", "-E") and i + 1 < len(call.words):
+            text = call.words[i + 1]
+        if text:
+            _recipes(call, text)
+        if w in ("-", "/dev/stdin") and call.words[i - 1] in ("-f", "--file", "--makefile") and call.stdin.text:
+            _recipes(call, call.stdin.text)
+    return None
+
+
+def _recipes(call: Call, text: str) -> None:
+    """The commands in a text for make(1): after a tab, after `target:;`, in $(shell ...)."""
+    for line in text.split("\n"):
+        if line.startswith("\t"):
+            call.walk.script(line.strip().lstrip("@-+"), call.inner("make"), call.span, "make", guess=True)
+        elif ":" in line and ";" in line:
+            call.walk.script(
+                line.split(";", 1)[1].strip().lstrip("@-+"), call.inner("make"), call.span, "make", guess=True
+            )
+        for found in re.finditer(r"\$[({]shell ([^)}]*)[)}]", line):
+            call.walk.script(found[1], call.inner("make"), call.span, "make", guess=True)
+
+
+def tar(call: Call) -> Flow | None:
+    words = call.words
+    for i, w in enumerate(words[1:], 1):
+        for name in ("--checkpoint-action", "--to-command", "--use-compress-program", "--info-script", "--rsh-command",
+                     "--new-volume-script"):  # fmt: skip
+            value = (
+                w[len(name) + 1 :]
+                if w.startswith(name + "=")
+                else words[i + 1]
+                if w == name and i + 1 < len(words)
+                else ""
+            )
+            value = value.removeprefix("exec=")
+            if value and not (name == "--checkpoint-action" and value in ("dot", "echo", "bell")):
+                call.shell(value, f"tar {name}")
+        if w in ("-I", "-F") and i + 1 < len(words):
+            call.shell(words[i + 1], f"tar {w}")
+    if any(re.fullmatch(r"-?[a-zA-Z]*c[a-zA-Z]*f?", w) for w in words[1:2]) and ("-" in words or "-f" not in words):
+        return Flow(None, call.stdin.traits)
+    return None
+
+
+def remote_shell(call: Call) -> Flow | None:
+    """rsync -e, scp -S: a program in between."""
+    text = option(call.words[1:], "-e", "--rsh") if call.name == "rsync" else option(call.words[1:], "-S", "-D")
+    if text:
+        call.shell(text, f"{call.name} -e")
+    for w in call.words[1:]:
+        if w.startswith("--rsync-path="):
+            call.shell(w[13:], "rsync --rsync-path")
+    return None
+
+
+def container(call: Call) -> Flow | None:
+    """docker, podman: what is run in the container."""
+    words = call.words
+    values = SUBCOMMANDS.get(call.name, frozenset())
+    at = 1
+    while at < len(words) and words[at][:1] == "-":
+        at += 2 if words[at] in values else 1
+    if at < len(words) and words[at] in ("compose", "container"):
+        at += 1
+        while at < len(words) and words[at][:1] == "-":
+            at += 2 if words[at] in ("-f", "--file", "-p", "--project-name", "--profile", "--env-file") else 1
+    if at >= len(words) or words[at] not in ("run", "exec", "create"):
+        return None
+    start, at = at, at + 1
+    entry = None
+    while at < len(words) and words[at][:1] == "-":
+        w = words[at]
+        entry = (
+            w[13:]
+            if w.startswith("--entrypoint=")
+            else words[at + 1]
+            if w == "--entrypoint" and at + 1 < len(words)
+            else entry
+        )
+        at += 2 if w in _DOCKER_VALUES else 1
+    command = words[at + 1 :]
+    if entry:
+        command = [entry, *command]
+    return call.run(command, f"{call.name} {words[start]}") if command else None
+
+
+def cluster(call: Call) -> Flow | None:
+    """kubectl exec POD -- CMD, kubectl run NAME --image=X -- CMD"""
+    words = call.words
+    if ("exec" in words or "run" in words or "debug" in words) and "--" in words:
+        return call.run(words[words.index("--") + 1 :], "kubectl exec")
+    return None
+
+
+def texts(call: Call) -> Flow | None:
+    """hyperfine, nix-shell, capsh, tmux, screen, zip and so on: texts for a shell in known places."""
+    words = call.words
+    name = call.name
+    if name == "hyperfine":
+        at = 1
+        while at < len(words):
+            if words[at] in (
+                "-w",
+                "-r",
+                "-m",
+                "-M",
+                "-s",
+                "-p",
+                "-c",
+                "--prepare",
+                "--setup",
+                "--cleanup",
+                "--warmup",
+                "--runs",
+            ):
+                if words[at] in ("-s", "-p", "-c", "--prepare", "--setup", "--cleanup") and at + 1 < len(words):
+                    call.shell(words[at + 1], "hyperfine")
+                at += 1
+            elif words[at][:1] != "-":
+                call.shell(words[at], "hyperfine")
+            at += 1
+        return None
+    if name in ("nix-shell", "nix", "guix", "npm", "npx", "yarn", "pnpm"):
+        text = option(words[1:], "--run", "--command", "--call") or (
+            option(words[1:], "-c") if name in ("npm", "npx") else None
+        )
+        if text:
+            call.shell(text, f"{name} --run")
+        elif name == "nix" and "-c" in words:
+            return call.run(words[words.index("-c") + 1 :], "nix -c")
+        return None
+    if name == "capsh" and "--" in words:
+        return call.run(["sh", *words[words.index("--") + 1 :]], "capsh")
+    if name in ("tmux", "screen"):
+        for w in words[2:]:
+            if " " in w:
+                call.walk.script(w, call.inner(name), call.span, name, guess=True)
+        if (
+            name == "screen"
+            or "new-session" in words
+            or "new" in words
+            or "split-window" in words
+            or "new-window" in words
+        ):
+            at = operand(words, 1 if name == "screen" else 2, "ScnstxyeFDp" if name == "tmux" else "SceshtTp")
+            if at < len(words):
+                return call.run(words[at:], name)
+        return None
+    if name == "zip":
+        text = option(words[1:], "-TT", "--unzip-command")
+        return call.shell(text, "zip -TT") if text else None
+    if name in ("split", "sort", "man", "less", "crontab"):
+        text = option(words[1:], "--filter", "--compress-program") or (
+            option(words[1:], "-P") if name == "man" else None
+        )
+        return call.shell(text, f"{name} --filter") if text else None
+    return None
+
+
+def editor(call: Call) -> Flow | None:
+    """vim -c ':!cmd', ed and ex from what comes in."""
+    words = call.words
+    given = [
+        words[i + 1]
+        for i, w in enumerate(words[:-1])
+        if w in ("-c", "-sc", "-esc", "-Esc", "--cmd", "-ex", "--eval-command", "-S", "--eval")
+    ]
+    given += [w[1:] for w in words[1:] if w.startswith("+")] + [w[4:] for w in words[1:] if w.startswith("-ex=")]
+    given += (
+        (call.stdin.text or "").split("\n")
+        if call.name in ("ed", "ex", "sqlite3", "ftp", "mysql", "psql", "telnet")
+        else []
+    )
+    for text in given[:200]:
+        found = re.match(
+            r"\s*:?\s*(?:!|shell\s+|\.shell\s+|\.system\s+|\\!|system\s+|r\s*!|py3?(?:thon3?)?\s+|lua\s+)(.*)",
+            text,
+            re.DOTALL,
+        )
+        if found and found[1].strip():
+            code = found[1]
+            if re.match(r"\s*:?\s*(?:py|lua)", text):
+                call.run(["python" if "py" in text[:4] else "lua", "-c" if "py" in text[:4] else "-e", code], call.name)
+            else:
+                call.walk.script(code, call.inner(call.name), call.span, call.name, guess=True)
+    if call.name == "gdb" and "--args" in words:
+        return call.run(words[words.index("--args") + 1 :], "gdb")
+    return None
+
+
+def sql(call: Call) -> Flow | None:
+    """Clients of databases that have a way out: psql's \\!, mysql's \\!, sqlite3's .shell."""
+    for w in call.words[1:]:
+        found = re.search(r"(?:\\!|\.shell|\.system|system)\s+([^\n]+)", w)
+        if found and (w.lstrip().startswith(("\\!", ".shell", ".system", "system")) or "\\!" in w):
+            call.walk.script(found[1], call.inner(call.name), call.span, call.name, guess=True)
+    for text in (*call.words[1:], call.stdin.text or ""):
+        for program in re.finditer(r"\bPROGRAM\s+'([^']+)'", text):
+            call.walk.script(program[1], call.inner(call.name), call.span, call.name, guess=True)
+    return editor(call)
+
+
+def namespace(call: Call) -> Flow | None:
+    """ip netns exec NAME CMD, ip vrf exec NAME CMD"""
+    words = call.words
+    if "exec" in words[1:]:
+        return call.run(words[words.index("exec") + 2 :], "ip netns exec")
+    return None
+
+
+def netcat(call: Call) -> Flow | None:
+    if call.name == "socat":
+        for w in call.words[1:]:
+            found = re.match(r"(?:EXEC|SYSTEM):(.+?)(?:,\w+)*$", w, re.IGNORECASE)
+            if found:
+                call.walk.script(found[1].strip("'\""), call.inner("socat"), call.span, "socat", guess=True)
+    else:
+        text = option(call.words[1:], "-e", "-c", "--exec", "--sh-exec")
+        if text and known(text):
+            call.shell(text, f"{call.name} -e", stdin=EMPTY)
+    return Flow(None, frozenset(["net"]))
+
+
+def stdin_script(call: Call) -> Flow | None:
+    """at, batch: the text that comes in is run later."""
+    if call.stdin.text:
+        return call.shell(call.stdin.text, call.name, stdin=EMPTY)
+    return UNKNOWN
+
+
+def daemon(call: Call) -> Flow | None:
+    program = option(call.words[1:], "--exec", "-x", "--startas", "-a")
+    rest = call.words[call.words.index("--") + 1 :] if "--" in call.words else []
+    return (
+        call.run([program, *rest], "start-stop-daemon")
+        if program and ("--start" in call.words or "-S" in call.words)
+        else None
+    )

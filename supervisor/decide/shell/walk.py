@@ -1,0 +1,262 @@
+"""Through the syntax tree of a script, statement by statement, in the order in which the shell would. Pure.
+
+Loops over a few known words are gone through once for each, functions where they are called, with what they are
+called with. Everything is bounded: past a bound the walk stops with TooMuch, and what was found until then stands.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from supervisor.decide.shell import calls, compound
+from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow, joined
+from supervisor.decide.shell.limits import MAX_COMMANDS, MAX_DEPTH, MAX_NESTING, MAX_STEPS, MAX_TEXTS, TooMuch
+from supervisor.decide.shell.marks import ANY, SUBST, known
+from supervisor.decide.shell.model import Command, Named, Parse, Risk, ShellSyntaxError
+from supervisor.decide.shell.words import Expander
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.decide.shell.scope import Scope, Value
+
+# A text of one command without anything that the shell would read otherwise than as words with blanks between.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]+(?:[ \t]+[A-Za-z0-9_./:,@%+=-]+)*")
+_RESERVED = frozenset(
+    ["if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "in", "select",
+     "function", "time", "coproc", "let", "declare", "typeset", "local", "export", "readonly", "nameref"]
+)  # fmt: skip
+
+
+class Walk:
+    """One analysis in the making."""
+
+    __slots__ = (
+        "_chars",
+        "called",
+        "commands",
+        "connected",
+        "downloaded",
+        "functions",
+        "inside",
+        "nesting",
+        "parse",
+        "paths",
+        "problem",
+        "risks",
+        "scripts",
+        "steps",
+        "texts",
+        "written",
+    )  # fmt: skip
+
+    def __init__(self, parse: Parse | None) -> None:
+        self.parse = parse
+        self.commands: dict[Command, None] = {}
+        self.risks: dict[Risk, None] = {}
+        self.paths: dict[Named, None] = {}
+        self.scripts: dict[str, None] = {}
+        self.problem = ""
+        self.steps = self.nesting = 0
+        self.texts: dict[str, dict[str, Any]] = {}
+        self.functions: dict[int, tuple[dict[str, Any], Scope]] = {}
+        self.called: set[int] = set()
+        self.downloaded: set[str] = set()  # files that came over the network
+        self.written: dict[str, str | None] = {}  # files that the script itself wrote, with their text
+        self.connected = False  # something holds a connection to the network
+        self._chars: list[int] | None = None
+        self.inside = 0  # pipes and background around
+
+    # What is found ------------------------------------------------------------------------------------------------
+
+    def command(
+        self, words: Sequence[str], scope: Scope, span: tuple[int, int], redirects: list[tuple[str, str]], stdin: Flow
+    ) -> None:
+        if len(self.commands) >= MAX_COMMANDS:
+            raise TooMuch
+        shown = tuple([known(w) for w in words])
+        text = stdin.text if stdin is not EMPTY else None
+        to = tuple([(op, known(r) if r else r) for op, r in redirects]) if redirects else ()
+        self.commands[Command(shown, scope.via, span[0], span[1], to, text)] = None
+
+    def risk(self, kind: str, detail: str, span: tuple[int, int]) -> None:
+        self.risks[Risk(kind, detail[:200], span[0], span[1])] = None
+
+    def path(self, path: str, span: tuple[int, int], *, writes: bool) -> None:
+        self.paths[Named(path, writes, span[0], span[1])] = None
+
+    # Texts --------------------------------------------------------------------------------------------------------
+
+    def positions(self, text: str) -> None:
+        """Positions of the tree are bytes of UTF-8; ours are characters."""
+        if not text.isascii():
+            table: list[int] = []
+            for i, c in enumerate(text):
+                table += [i] * len(c.encode(errors="replace"))
+            self._chars = [*table, len(text)]
+
+    def span(self, node: dict[str, Any], scope: Scope) -> tuple[int, int]:
+        if scope.span is not None:
+            return scope.span
+        start, end = node["Pos"]["Offset"], node["End"]["Offset"]
+        if self._chars is not None:
+            last = len(self._chars) - 1
+            return self._chars[min(start, last)], self._chars[min(end, last)]
+        return start, end
+
+    def script(
+        self, text: str, scope: Scope, span: tuple[int, int], via: str, stdin: Flow = EMPTY, *, guess: bool = False
+    ) -> Flow:
+        """Another shell text, which a command hands to a shell. `scope` is that of the shell that reads it.
+
+        With `guess` it may be something else as well, and is nothing when it does not parse.
+        """
+        if not text.strip():
+            return EMPTY
+        scope.via, scope.span, scope.depth = via, scope.span or span, scope.depth + 1
+        if scope.depth > MAX_DEPTH:
+            raise TooMuch
+        if _PLAIN.fullmatch(text) and (words := text.split())[0] not in _RESERVED and "=" not in words[0]:
+            return calls.simple(self, words, scope, scope.span, [], stdin)
+        tree = self.tree(text, guess=guess)
+        return EMPTY if tree is None else self.statements(tree, scope, stdin)
+
+    def tree(self, text: str, *, guess: bool = False) -> list[dict[str, Any]] | None:
+        found = self.texts.get(text)
+        if found is None:
+            if len(self.texts) >= MAX_TEXTS:
+                raise TooMuch
+            if self.parse is None:
+                self.problem = self.problem or "a text for a shell that was not parsed"
+                return None
+            try:
+                found = self.parse(text)
+            except ShellSyntaxError as e:
+                self.problem = self.problem or ("" if guess else f"in a text for a shell: {e}")
+                found = {}
+            self.texts[text] = found
+        statements: list[dict[str, Any]] = found.get("Stmts") or []
+        return statements + (found.get("Otherwise") or [])
+
+    def substituted(self, statements: list[dict[str, Any]], scope: Scope, stdin: Flow = EMPTY) -> Flow:
+        return self.statements(statements, scope.copy(), stdin)
+
+    def scan(self, node: Any, scope: Scope) -> None:
+        """Everything that is run somewhere inside of arithmetic, tests, indices, patterns."""
+        stack = [node]
+        while stack:
+            one = stack.pop()
+            if isinstance(one, list):
+                stack += one
+            elif isinstance(one, dict):
+                kind = one.get("Type")
+                if kind in ("CmdSubst", "ProcSubst"):
+                    self.substituted(one.get("Stmts") or [], scope)
+                elif kind == "ParamExp" or "Parts" in one:
+                    Expander(self, scope).text(one if "Parts" in one else {"Parts": [one]})
+                else:
+                    stack += [v for v in one.values() if isinstance(v, (dict, list))]
+
+    # Statements ---------------------------------------------------------------------------------------------------
+
+    def statements(self, statements: list[dict[str, Any]], scope: Scope, stdin: Flow = EMPTY) -> Flow:
+        return joined([self.statement(s, scope, stdin) for s in statements])
+
+    def statement(self, node: dict[str, Any], scope: Scope, stdin: Flow) -> Flow:
+        self.steps += 1
+        self.nesting += 1
+        if self.steps > MAX_STEPS or self.nesting > MAX_NESTING:
+            raise TooMuch
+        background = node.get("Background", False) or node.get("Coprocess", False)
+        self.inside += background
+        command = node.get("Cmd")
+        redirects: list[dict[str, Any]] = node.get("Redirs") or []
+        if command is not None and command["Type"] == "CallExpr":
+            flow = self._call(command, redirects, scope, stdin)
+        else:
+            if redirects:
+                by = Expander(self, scope)
+                words, stdin = calls.redirected(self, by, redirects, stdin)
+                calls.opened(self, words, scope, self.span(node, scope))
+            flow = EMPTY
+            if command is not None:
+                handler = compound.HANDLERS.get(command["Type"])
+                flow = handler(self, command, scope, stdin) if handler else self._other(command, scope)
+                if redirects:
+                    flow = calls.captured(self, flow, words)
+        self.inside -= background
+        self.nesting -= 1
+        return flow
+
+    def _other(self, node: dict[str, Any], scope: Scope) -> Flow:
+        self.scan(node, scope)
+        return UNKNOWN
+
+    def _call(self, node: dict[str, Any], redirects: list[dict[str, Any]], scope: Scope, stdin: Flow) -> Flow:
+        by = Expander(self, scope)
+        words = by.fields(node.get("Args") or [])
+        first_unsure = by.first_unsure
+        assigned: list[calls.Assigned] = []
+        assigned += [(one["Name"]["Value"], self.value(by, one), one) for one in node.get("Assigns") or []]
+        to, stdin = calls.redirected(self, by, redirects, stdin) if redirects else ([], stdin)
+        span = self.span(node, scope)
+        if not words:
+            for name, value, one in assigned:
+                self.assign(scope, name, value, one)
+            calls.assigned(self, assigned, scope, span, alone=True)
+            calls.opened(self, to, scope, span)
+            # `> file` alone empties it; `$(...)` alone runs what came out of it.
+            return joined(by.flows) if by.flows else EMPTY
+        if assigned:
+            calls.assigned(self, assigned, scope, span, alone=False)
+        if first_unsure and SUBST not in words[0]:
+            words[0] += SUBST if by.flows else ANY
+        return calls.simple(self, words, scope, span, to, stdin, by.flows, assigned)
+
+    def value(self, by: Expander, assign: dict[str, Any]) -> Value:
+        array = assign.get("Array")
+        if array is not None:
+            elements = [e.get("Value") for e in array.get("Elems") or []]
+            if any(e.get("Index") for e in array.get("Elems") or []):
+                self.scan(array, by.scope)
+                return ANY
+            return [f for e in elements if e for f in by.word(e)]
+        if assign.get("Index"):
+            self.scan(assign["Index"], by.scope)
+        text = by.text(assign.get("Value"))
+        return ANY if by.unsure or assign.get("Index") else text
+
+    def assign(self, scope: Scope, name: str, value: Value, assign: dict[str, Any]) -> None:
+        if assign.get("Append") or assign.get("Index"):
+            old = scope.vars.get(name)
+            if assign.get("Index") or old is None:
+                value = ANY
+            elif isinstance(old, list) or isinstance(value, list):
+                value = [*(old if isinstance(old, list) else [old]), *(value if isinstance(value, list) else [value])]
+            else:
+                value = old + value
+        if sum(map(len, value)) > 65536:
+            value = ANY
+        scope.vars[name] = value
+
+    def call_function(self, name: str, words: list[str], scope: Scope, span: tuple[int, int], stdin: Flow) -> Flow:
+        body, _ = scope.functions[name]
+        if name in scope.calling:
+            if self.inside:
+                self.risk("destructive", f"the function {name} starts itself again and again", span)
+            return UNKNOWN
+        self.called.add(id(body))
+        saved = scope.positionals, scope.span, scope.calling
+        scope.positionals, scope.calling = words[1:], (*scope.calling, name)
+        flow = self.statement(body, scope, stdin)
+        scope.positionals, scope.span, scope.calling = saved
+        return flow
+
+    def uncalled(self) -> None:
+        """Functions that nothing here calls: something may, with whatever arguments."""
+        for key in list(self.functions):
+            if key not in self.called:
+                body, scope = self.functions[key]
+                scope.positionals, scope.sure = None, False
+                self.statement(body, scope, EMPTY)
