@@ -112,12 +112,12 @@ def _check_duration(question: Question, answer: Answer, approvals: Approvals) ->
     given = answer.duration_ms
     if given is None:
         if answer.scope == "until":
-            raise InvalidRequest("the time is missing", field="duration_ms", allowed=f"1 to {longest} ms")
+            raise InvalidRequest("the time is missing", field="duration", allowed=f"1 to {longest} ms")
         return
     if not 1 <= given <= longest:
         raise InvalidRequest(
             f"a yes for {given} ms is longer than policy lets one be" if given > 0 else f"a yes for {given} ms",
-            field="duration_ms",
+            field="duration",
             rule=rule,
             source=approvals.source or None,
             allowed=f"1 to {longest} ms",

@@ -187,6 +187,7 @@ async def test_an_order_that_was_begun_in_time_counts_although_the_time_ends_mea
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # it is on its way to the disk
     world.clock.advance(600)
+    assert world.book.question(asked.id).state == "pending"
     assert (await begun).state == ("cancelled" if withdrawn else "pending")
     world.clock.advance(1)  # the second yes is late
     after = world.book.question(asked.id)
@@ -227,6 +228,15 @@ async def test_an_answer_that_meets_a_reload_grants_nothing_that_holds(world: Wo
     await world.book.serve(APPROVALS, "ef" * 32)
     await answering
     assert [g.ended for g in world.book.grants()] == ["stale"]
+
+
+async def test_a_question_that_meets_a_reload_is_over_at_once(world: World) -> None:
+    asking = asyncio.ensure_future(world.ask())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the question is on its way to the disk
+    await world.book.serve(APPROVALS, "ef" * 32)
+    assert (await asking).state == "cancelled"
+    assert world.book.questions("pending") == []
 
 
 async def test_answers_that_wait_for_a_reload_are_told_and_the_reload_waits_for_none_of_them(world: World) -> None:
@@ -292,10 +302,10 @@ async def test_what_all_questions_show_together_is_bounded(world: World, monkeyp
         ({"scope": "times", "times": 0}, "times"),
         ({"scope": "times", "times": 10_001}, "times"),
         ({"scope": "once", "times": 2}, "times"),
-        ({"scope": "until"}, "duration_ms"),
-        ({"scope": "until", "duration_ms": 0}, "duration_ms"),
-        ({"scope": "until", "duration_ms": 86_400_001}, "duration_ms"),
-        ({"scope": "session", "duration_ms": 86_400_001}, "duration_ms"),
+        ({"scope": "until"}, "duration"),
+        ({"scope": "until", "duration_ms": 0}, "duration"),
+        ({"scope": "until", "duration_ms": 86_400_001}, "duration"),
+        ({"scope": "session", "duration_ms": 86_400_001}, "duration"),
         ({"note": "x" * 4097}, "note"),
     ],
 )
