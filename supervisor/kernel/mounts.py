@@ -29,6 +29,7 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
 # mount_setattr(2)
 MOUNT_ATTR_RDONLY = 0x1
@@ -104,6 +105,11 @@ def new_filesystem(kind: str, options: dict[str, str | None], attributes: int) -
 def attach(fd: int, path: str) -> None:
     """Put a detached mount at `path`."""
     call("move_mount", fd, b"\0", AT_FDCWD, os.fsencode(path) + b"\0", MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def attach_at(fd: int, place: int) -> None:
+    """Put a detached mount over what an O_PATH descriptor is of."""
+    call("move_mount", fd, b"\0", place, b"\0", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
 
 
 def detach(path: str) -> None:

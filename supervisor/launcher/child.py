@@ -10,8 +10,9 @@ import os
 import resource
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from supervisor.kernel import landlock, seccomp
+from supervisor.kernel import landlock, mounts, seccomp
 from supervisor.kernel import process as p
+from supervisor.launcher import held
 from supervisor.launcher.leader import tell
 from supervisor.wire import framing
 
@@ -35,6 +36,8 @@ class Orders(NamedTuple):
     ruleset: int | None  # None: it comes over `ctl`
     join: tuple[int, ...]  # cgroup files that take who writes "0"
     attempt: Callable[[str], bytes] | None = None  # in the prover only
+    places: list[str] | tuple[str, ...] = ()  # of files that are held
+    copies: int | None = None  # a mount of their copies
 
 
 def limit(kind: int, value: int) -> None:
@@ -53,11 +56,15 @@ def confine(orders: Orders, ctl: socket.socket) -> None:
     leader, ruleset, own = orders.leader, orders.ruleset, ctl.fileno()
     for fd in orders.join:
         os.write(fd, b"0")
-    p.close_from(3, (leader, own) if ruleset is None else (leader, own, ruleset))
+    p.close_from(3, tuple(fd for fd in (leader, own, ruleset, orders.copies) if fd is not None))
     os.setsid()
     p.setns(leader, p.CLONE_NEWNS | p.CLONE_NEWNET | p.CLONE_NEWIPC | p.CLONE_NEWUTS)
     p.unshare(p.CLONE_NEWCGROUP)
     os.close(leader)
+    if orders.copies is not None:  # in a namespace of its own, so that others of the session see the files themselves
+        p.unshare(p.CLONE_NEWNS)
+        mounts.make_private()
+        held.put_in_place(orders.copies, list(orders.places))
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the session's own, so that /dev/stdin can be opened anew
     os.dup2(null, 0)
     os.dup2(null, 1)

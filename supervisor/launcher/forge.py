@@ -136,6 +136,7 @@ class Forge:
     def _make(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int, dict[str, Any]]:
         """A run's group and its child, which waits for its orders."""
         ctl, leader = _socket(fds), fds[0]
+        copies = fds[-1] if "held" in order else None
         try:
             group = self._tree.session(order["session"], make=False).child(order["group"])
         except OSError:
@@ -149,9 +150,11 @@ class Forge:
                 filters=self._filters,
                 processes=order["processes"],
                 leader=leader,
-                ruleset=fds[1] if len(fds) > 1 else None,
+                ruleset=fds[1] if len(fds) > (1 if copies is None else 2) else None,
                 join=group.join_fds(unified=group.clone_fd is None),
                 attempt=self._attempt,
+                places=order.get("held", []),
+                copies=copies,
             )
             # Only children are concerned by this setns (pid_namespaces(7)); it is undone at once.
             p.setns(leader, p.CLONE_NEWPID)

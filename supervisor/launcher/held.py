@@ -7,23 +7,29 @@ file's place.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from supervisor.errors import InvalidRequest, StockadeError
+from supervisor.errors import Denied, InvalidRequest, LimitReached, StockadeError
 from supervisor.kernel import mounts as m
 from supervisor.kernel import process as p
+from supervisor.launcher.operations import noexec
 
 if TYPE_CHECKING:
     from supervisor.launcher.workspace import Workspace
 
 MOST_BYTES = 1 << 20  # of one file
+MOST_HELD = 64 << 20  # bytes of all runs together; the service's directory is often in memory
 HEAD_BYTES = 4096
 _HEAD_JSON = 16 << 10  # bytes of a head in a message, so that a message holds as many as may be asked about
+_BESIDE = "/run"  # of a session, where its copies are for a moment
 
 
 class Content(NamedTuple):
@@ -93,3 +99,109 @@ def inspect(place: Workspace, path: str) -> dict[str, Any]:
     while len(json.dumps(head)) > _HEAD_JSON:
         head = head[: len(head) * 3 // 4]
     return {"path": path, "sha256": content.sha256, "size": len(content.data), "head": head}
+
+
+@dataclass(slots=True)
+class Held:
+    """The copies of one run: where they lie, and a detached mount of their directory, in which they are named 0, 1 …"""
+
+    directory: str
+    places: list[str]  # where a session sees the files
+    size: int
+    tree: int = -1
+
+    def close(self) -> None:
+        """Let go of the mount; the child has it now."""
+        if self.tree >= 0:
+            os.close(self.tree)
+            self.tree = -1
+
+
+@dataclass(slots=True)
+class Copies:
+    """Every copy that is held, below one directory of the service, so that a crash leaves nothing unknown."""
+
+    directory: str
+    size: int = 0
+
+    def begin(self) -> None:
+        """Begin with nothing, whatever an earlier launcher left."""
+        self.end()
+        os.mkdir(self.directory, 0o700)
+
+    def end(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory)
+
+    def hold(self, place: Workspace, run: str, wanted: dict[str, str], *, executable: bool) -> Held:
+        """Copy files of a workspace for a run. Raises Denied when one is not what was approved, LimitReached when too
+        much is held, InvalidRequest as `read`, OSError; then nothing is kept."""
+        contents = {path: read(place, path) for path in wanted}
+        for path, content in contents.items():
+            if content.sha256 != wanted[path]:
+                raise Denied(f"{path} is not what was approved: it was changed since", field="files", hint="ask again")
+        size = sum(len(content.data) for content in contents.values())
+        if self.size + size > MOST_HELD:
+            raise LimitReached(f"more than {MOST_HELD} bytes of files are held", hint="wait for other runs to end")
+        held = Held(os.path.join(self.directory, run), [f"{place.path}/{path}" for path in wanted], size)
+        os.mkdir(held.directory, 0o700)
+        self.size += size
+        try:
+            for number, content in enumerate(contents.values()):
+                _write(os.path.join(held.directory, str(number)), content)
+            held.tree = _mount(held.directory, executable=executable)
+        except BaseException:
+            self.drop(held)
+            raise
+        return held
+
+    def drop(self, held: Held) -> None:
+        """Remove the copies of a run that has ended, or did not begin."""
+        held.close()
+        self.size -= held.size
+        shutil.rmtree(held.directory)
+
+
+def _write(path: str, content: Content) -> None:
+    """A copy that everybody may read, and execute where the file was executable, and nobody may write."""
+    mode = 0o555 if content.mode & 0o111 else 0o444
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with open(fd, "wb") as f:
+        f.write(content.data)
+        os.fchmod(f.fileno(), mode)
+    os.utime(path, ns=(content.mtime_ns, content.mtime_ns))
+
+
+def _mount(directory: str, *, executable: bool) -> int:
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        tree = m.clone_tree(fd)
+    finally:
+        os.close(fd)
+    try:
+        # The place of the copies may be noexec for the host's own reasons; what counts is how the workspace is mounted.
+        set_ = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | noexec(executable)
+        m.set_attributes(tree, set_, clear=m.MOUNT_ATTR_NOEXEC & ~set_)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def put_in_place(tree: int, places: list[str]) -> None:
+    """In a mount namespace of the caller's own: see the copies of `tree` over the files at `places`.
+
+    Raises OSError: ELOOP where a symbolic link is on the way now, ENOENT where nothing is. /run is empty in a session.
+    """
+    m.attach(tree, _BESIDE)
+    os.close(tree)
+    try:
+        for number, place in enumerate(places):
+            fd = os.open(f"{_BESIDE}/{number}", os.O_PATH | os.O_CLOEXEC)
+            over = m.open_beneath_root(place)
+            copy = m.clone_tree(fd)
+            m.attach_at(copy, over)
+            for done in (fd, over, copy):
+                os.close(done)
+    finally:
+        m.detach(_BESIDE)

@@ -64,6 +64,7 @@ def run(main: socket.socket, auditor: socket.socket, layout: Layout) -> int:
         loop.run()
     finally:
         monitor.warden.end_now()
+        monitor.copies.end()
         tree.sweep()
         tree.remove()
     sys.stderr.flush()

@@ -8,6 +8,7 @@ what remains of the service restarts (design, section 3).
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,9 @@ class Monitor:
             sock.setblocking(False)
             loop.watch(sock.fileno(), handler)
         self.to_main, self.to_auditor = Outbox(main, loop.epoll), Outbox(auditor, loop.epoll)
-        self.warden = Warden(loop, world, self._record, self.to_main.send)
+        self.copies = held.Copies(os.path.join(os.path.realpath(layout.run), "held"))
+        self.copies.begin()
+        self.warden = Warden(loop, world, self._record, self.to_main.send, copies=self.copies)
         loop.watch(world.forge.sock.fileno(), lambda _: self._from_forge(world))
         self._reloading: Reloading | None = None
         self._answers: dict[type[w.Message], Callable[[Any, list[int]], None]] = {

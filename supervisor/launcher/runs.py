@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from supervisor.audit import events
+from supervisor.errors import Denied, StockadeError
 from supervisor.launcher import ending
+from supervisor.launcher.plan import WORKSPACE, executes
 from supervisor.launcher.session import Process, Run, Session, order
 from supervisor.policy.narrow import narrow_limits
 from supervisor.wire import messages as w
@@ -19,6 +21,7 @@ from supervisor.wire import messages as w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.launcher.held import Copies
     from supervisor.launcher.loop import Loop, Timer
     from supervisor.launcher.warden import Warden
     from supervisor.policy.snapshot import Limits
@@ -66,8 +69,10 @@ class Runs:
         warden: Warden,
         record: Callable[[dict[str, Any]], None],
         to_main: Callable[[w.Message], None],
+        copies: Copies | None,
     ) -> None:
         self._loop, self._warden, self._record, self._to_main = loop, warden, record, to_main
+        self._copies = copies
         self._runs: dict[str, Run] = {}
         self._by_child: dict[Process, Run] = {}
         self._pending: dict[str, Pending] = {}  # asked for by main, not yet answered by the auditor
@@ -111,6 +116,8 @@ class Runs:
         if pending.refusal is None and session is not None:
             try:
                 self._launch(session, message, pending.fds)
+            except StockadeError as e:
+                pending.refuse("denied", e.detail)
             except Exception as e:  # noqa: BLE001 - whatever kept it from starting, main must hear of its end
                 cause = "lost" if ending.is_ending(session.leader) else "not_started"
                 pending.refuse(cause, f"the child could not be made: {e}")
@@ -142,13 +149,35 @@ class Runs:
         limits = session.profile.limits
         if message.limits:
             limits = narrow_limits(limits, message.limits, source=session.profile.source)
-        run = self._order(session, message, limits, fds)
+        run = (
+            self._order_held(session, message, limits, fds)
+            if message.held
+            else self._order(session, message, limits, fds)
+        )
         self._runs[run.id] = self._by_child[run.process] = run
         session.runs.add(run.id)
         run.timers["due"] = self._loop.at(run.deadline, lambda: self._kill(run, "timeout"))
         self._look_at_disk(run)
         # Not at once: making the next child would take from the CPU what this run needs for its first steps.
         run.timers["refill"] = self._loop.at(time.monotonic() + _REFILL_DELAY, lambda: self._warden.refill(session))
+
+    def _order_held(self, session: Session, message: w.StartRun, limits: Limits, fds: list[int]) -> Run:
+        """As _order, to a child of its own. Raises StockadeError when a file is not what was approved, OSError."""
+        if self._copies is None or session.place is None or session.ruleset < 0:
+            raise Denied("files can be held only in a session that is open")
+        executable = executes(session.profile, WORKSPACE)
+        held = self._copies.hold(session.place, message.run, message.held, executable=executable)
+        try:
+            child = self._warden.child_with(session, limits, held)
+            run = Run(message.run, session, child, limits, 0, 0, held=held)
+            if session.disk is not None:
+                run.disk_start = session.disk.mark()
+            order(run, message.argv, message.env, message.cwd, fds)
+        except BaseException:
+            self._copies.drop(held)
+            raise
+        held.close()
+        return run
 
     def _order(self, session: Session, message: w.StartRun, limits: Limits, fds: list[int]) -> Run:
         """Give the orders to a child; one that waited and died meanwhile is passed over. Raises OSError."""
@@ -258,6 +287,8 @@ class Runs:
         if run.waits and run.process.group.events_fd is not None:
             self._loop.forget(run.process.group.events_fd)
         run.session.runs.discard(run.id)
+        if run.held is not None and self._copies is not None:
+            self._copies.drop(run.held)
         ended = ending.conclude(run)
         for wrong in ending.wrongs(run):
             self._record(events.security(action="confinement", outcome="wrong", run=run.id, reason=wrong))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.kernel.cgroup import Group, Tree
+    from supervisor.launcher.held import Held
     from supervisor.launcher.loop import Timer
     from supervisor.launcher.smith import Smith
     from supervisor.launcher.workspace import Mappings, Workspace
@@ -140,8 +141,9 @@ class Session:
         }
         self.leader = self.world.forge.order(order, self.group.child("leader", make=False))
 
-    def spawn(self, limits: Limits) -> Process:
-        """Ask the forge for a child in a cgroup of its own with these limits; it confines itself and waits."""
+    def spawn(self, limits: Limits, held: Held | None = None) -> Process:
+        """Ask the forge for a child in a cgroup of its own with these limits; it confines itself and waits. With `held`
+        it has a mount namespace of its own, in which it sees the copies."""
         self._count += 1
         name = f"run-{self._count}"
         order = {
@@ -153,6 +155,9 @@ class Session:
             "processes": 4 * self.profile.limits.processes + _SESSION_SLACK_PIDS,
         }
         fds = (self.leader.pidfd,) if self.ruleset < 0 else (self.leader.pidfd, self.ruleset)
+        if held is not None:
+            order["held"] = held.places
+            fds = (*fds, held.tree)
         return self.world.forge.order(order, self.group.child(name, make=False), fds)
 
     def adopt(self, ident: str, uid: int, workspace: Workspace) -> None:
@@ -231,6 +236,7 @@ class Run:
     disk_start: tuple[int, int] = (0, 0)
     waits: bool = False  # for the cgroup to become empty
     timers: dict[str, Timer] = field(default_factory=dict)
+    held: Held | None = None
 
     @property
     def deadline(self) -> float:

@@ -19,6 +19,7 @@ from supervisor.wire import messages as w
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from supervisor.launcher.held import Copies, Held
     from supervisor.launcher.loop import Loop
     from supervisor.launcher.workspace import Workspace
     from supervisor.policy.snapshot import Limits, Profile, Service, Snapshot
@@ -37,6 +38,7 @@ class Warden:
         record: Callable[[dict[str, Any]], None],
         to_main: Callable[[w.Message], None],
         *,
+        copies: Copies | None = None,
         prefix: str = "s",
         ahead: int = 1,
     ) -> None:
@@ -47,7 +49,7 @@ class Warden:
         self._names = (f"{prefix}{n}" for n in itertools.count(1))
         self._sessions: dict[str, Session] = {}
         self._opening: dict[str, int] = {}  # session -> id of the request
-        self.runs = Runs(loop, self, record, to_main)
+        self.runs = Runs(loop, self, record, to_main, copies)
         self._made: dict[Process, Callable[[], None]] = {}  # what follows when the forge has made it
         self._busy: dict[str, tuple[int, float]] = {}  # session -> children to keep ready, when last used
         self._closing: dict[str, str] = {}
@@ -196,9 +198,9 @@ class Warden:
 
     # --- children -------------------------------------------------------------------------------------------------
 
-    def _spawn(self, session: Session, limits: Limits) -> Process:
+    def _spawn(self, session: Session, limits: Limits, held: Held | None = None) -> Process:
         """Have a child made. Raises OSError only when the forge is gone, and then everything ends."""
-        child = session.spawn(limits)
+        child = session.spawn(limits, held)
         self._made[child] = lambda: self._child_made(session, child)
         return child
 
@@ -259,6 +261,12 @@ class Warden:
                 child.narrowed = True
         self._busy[session.id] = (wanted, time.monotonic())
         return child
+
+    def child_with(self, session: Session, limits: Limits, held: Held) -> Process:
+        """A child that sees the copies of one run; there is none of that kind in waiting."""
+        wanted, _ = self._busy.get(session.id, (_WAITING, 0.0))
+        self._busy[session.id] = (wanted, time.monotonic())
+        return self._spawn(session, limits, held)
 
     def drop_child(self, session: Session, child: Process) -> None:
         child.close()
