@@ -17,8 +17,10 @@ KEPT = 128  # past events that a subscriber who comes back can still have; less 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`kind`: run.started run.finished session.opened session.ended policy.reloaded policy.refused service.stopped
-    service.resumed, or as the last one of a subscription subscription.dropped, or as the first one subscription.gap.
+    """`kind`: run.started run.queued run.finished session.opened session.ended policy.reloaded policy.refused
+    service.stopped service.resumed breaker.changed approval.requested approval.answered approval.expired
+    approval.withdrawn grant.used grant.ended grant.revoked, or as the last one of a subscription
+    subscription.dropped, or as the first one subscription.gap.
     """
 
     id: int  # +1 with each event of this process
@@ -29,11 +31,15 @@ class Event:
 
 
 class Subscription:
-    """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped."""
+    """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped.
 
-    def __init__(self, bus: Bus, uid: int | None) -> None:
+    Of others' events it gets those whose kind begins with one of `also`.
+    """
+
+    def __init__(self, bus: Bus, uid: int | None, also: tuple[str, ...] = ()) -> None:
         self._bus = bus
         self.uid = uid
+        self._also = also
         self._queue: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
@@ -59,7 +65,8 @@ class Subscription:
         self._wake()
 
     def push(self, event: Event) -> None:
-        if self.uid is not None and event.uid is not None and event.uid != self.uid:
+        others = self.uid is not None and event.uid not in (None, self.uid)
+        if others and not event.kind.startswith(self._also):
             return
         if len(self._queue) >= QUEUE:
             reason = f"more than {QUEUE} events waited"
@@ -80,8 +87,10 @@ class Bus:
         self._recent: deque[Event] = deque(maxlen=KEPT)
         self._last = 0
 
-    def subscribe(self, uid: int | None, after: int | None = None) -> Subscription:
-        """Events that concern everybody or this uid; with None everything. Raises LimitReached.
+    def subscribe(self, uid: int | None, after: int | None = None, also: tuple[str, ...] = ()) -> Subscription:
+        """Events that concern everybody or this uid, and kinds that begin with one of `also`; with None everything.
+
+        Raises LimitReached.
 
         With `after`, the id of the last one that the subscriber has seen, those that it missed come first; where
         they are not kept any more, or the id is of an earlier process, subscription.gap comes before them.
@@ -90,7 +99,7 @@ class Bus:
             raise LimitReached(
                 f"{SUBSCRIBERS} subscribers are listening", hint="close those that are not read", retry_after=5
             )
-        subscription = Subscription(self, uid)
+        subscription = Subscription(self, uid, also)
         self._subscribers.append(subscription)
         if after is not None:
             self._catch_up(subscription, after)

@@ -345,9 +345,10 @@ class Supervisor:
     def subscribe(self, peer: Peer, after: int | None = None) -> Subscription:
         """Events that this peer may see, those after the id `after` first; close it afterwards.
 
-        Raises Denied, LimitReached.
+        Who may read everybody's questions is told of them. Raises Denied, LimitReached.
         """
-        return self.events.subscribe(self.desk.sees(peer), after)
+        also = ("approval.", "grant.") if self.desk.permits(peer, "approvals:read") else ()
+        return self.events.subscribe(self.desk.sees(peer), after, also)
 
     def status(self, peer: Peer) -> dict[str, Any]:
         self.desk.sees(peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,3 +88,16 @@ async def test_what_is_anothers_is_not_even_there(tmp_path: Path) -> None:
         _, seen = await at.ask("GET", "/v1/approvals?state=all")
         assert [q["id"] for q in seen["approvals"]] == [asked.id]
         answers.QuestionList.model_validate(seen)
+
+
+async def test_who_may_read_questions_hears_of_new_ones(tmp_path: Path) -> None:
+    async with served(tmp_path) as at:
+        await at.role("agent:read", "approvals:read")
+        async with at.http.get("http://stockade/v1/events") as told:
+            await told.content.readuntil(b"\n\n")
+            asker = {"uid": OTHER.uid, "pid": 1, "unit": ""}
+            book = at.world.supervisor.book
+            await book.ask("operation", asker, "0" * 64, {"permission": "x"}, [], session=None, labels={}, needed=1)
+            event = (await told.content.readuntil(b"\n\n")).decode()
+        assert "event: approval.requested\n" in event
+        assert json.loads(event.partition("data: ")[2])["expires"].endswith("Z")

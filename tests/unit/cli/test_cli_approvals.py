@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import re
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -555,3 +557,18 @@ def test_every_one_explains_itself_with_an_example_and_speaks_json(stockade: Any
     assert ended.returncode == 0
     assert f"stockade {words[0]} {words[1]}".encode() in ended.stdout.partition(b"Example")[2]
     assert b"--json" in ended.stdout
+
+
+@pytest.mark.parametrize("args", [["approvals"], ["approvals", "show", APPROVAL], ["tools"]], ids=" ".join)
+def test_they_start_without_the_large_libraries(service: Any, environment: dict[str, str], args: list[str]) -> None:
+    service.routes["GET", "/v1/approvals"] = {"approvals": [ASKED]}
+    service.routes["GET", f"/v1/approvals/{APPROVAL}"] = ASKED
+    service.routes["GET", "/v1/tools"] = {"tools": []}
+    program = (
+        f"import sys; from supervisor.cli.main import status_of; status = status_of({args!r})\n"
+        "large = {'aiohttp', 'pydantic', 'asyncio', 'cryptography', 'psutil', 'rich', 'supervisor.policy.load'}\n"
+        "print(status, sorted(large & set(sys.modules)))"
+    )
+    env = {**environment, "STOCKADE_SOCKET": service.path}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == b"0 []"

@@ -56,3 +56,14 @@ async def test_there_is_a_most_of_subscribers() -> None:
         bus.subscribe(None)
     some[0].close()
     assert bus.subscribe(None)
+
+
+async def test_who_may_read_questions_is_told_of_others_too_and_of_nothing_else() -> None:
+    bus = Bus()
+    reader, asker, other = bus.subscribe(1, also=("approval.",)), bus.subscribe(2), bus.subscribe(3)
+    bus.emit("approval.requested", 2, approval="apr-x")
+    bus.emit("run.started", 2)
+    bus.close()
+    assert [e.kind async for e in reader] == ["approval.requested"]
+    assert [e.kind async for e in asker] == ["approval.requested", "run.started"]
+    assert [e.kind async for e in other] == []
