@@ -158,6 +158,19 @@ async def test_another_policy_makes_grants_stale_for_good_and_visible(world: Wor
     assert world.book.grant(held.id).ended == "stale"
 
 
+async def test_a_grant_that_is_revoked_while_a_reload_ends_others_ends_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.approvals.work.SLICE", 1)
+    held = [await world.grant("target", changes={"cwd": f"/{n}"}) for n in range(3)]
+    reload = asyncio.ensure_future(world.book.serve(APPROVALS, "ef" * 32))
+    await asyncio.sleep(0)
+    await world.book.revoke(held[2].id, ANNA)
+    await reload
+    assert [world.book.grant(g.id).ended for g in held] == ["stale", "stale", "revoked"]
+    assert sorted(world.actions()[-3:]) == ["ended", "ended", "revoked"]
+
+
 async def test_a_policy_that_changed_while_the_service_was_down_makes_them_stale_too(world: World) -> None:
     held = await world.grant("target")
     asked = await world.ask(cwd="/x")

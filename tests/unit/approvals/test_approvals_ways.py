@@ -54,6 +54,13 @@ async def test_a_run_that_was_approved_meanwhile_needs_no_question(world: World)
         await run(world)
 
 
+async def test_a_grant_that_the_disk_knows_to_be_over_is_asked_about_anew(world: World) -> None:
+    await world.grant("once")
+    await world.store.write(lambda conn: conn.execute("UPDATE grants SET used = 1, ended = 'used_up'").rowcount)
+    with pytest.raises(ApprovalRequired):
+        await run(world)
+
+
 async def test_two_who_wait_for_one_yes_share_no_use(world: World) -> None:
     runs = [asyncio.ensure_future(run(world, wait_ms=60_000)) for _ in range(2)]
     asked = await world.next_question()
