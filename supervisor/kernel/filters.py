@@ -340,4 +340,42 @@ AUDITOR = Filter(
     refuse=(*NO_SETID_BITS, *NO_TERMINAL_TRICKS, *NO_HUGE_PAGES, *NO_PRCTL),
 )  # fmt: skip
 
-FILTERS = {"tool": TOOL, "main": MAIN, "auditor": AUDITOR}
+O_ACCMODE, O_WRONLY, O_RDWR, O_TRUNC = 0o3, 0o1, 0o2, 0o1000
+
+
+def _only_reading(names: str, index: int) -> tuple[Rule, ...]:
+    why = "it has nothing to write but its pipes and its socket, and makes no file"
+    changing = (
+        Arg(index, O_WRONLY, O_ACCMODE),
+        Arg(index, O_RDWR, O_ACCMODE),
+        bit(index, O_CREAT),
+        bit(index, O_TRUNC),
+    )
+    return rules(why, names, *((condition,) for condition in changing))
+
+
+PARSER = Filter(
+    allow=(
+        DESCRIPTORS, LOOKING, MEMORY, THREADS, SIGNALS_AND_TIME, IDENTITY, NARROWING, PROBES,
+        group("its one peer, connected before", "sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname"
+              " getpeername"),
+        group("starting shfmt, which Landlock says is the only program, bounding it, waiting for it, ending it",
+              "clone fork vfork execve wait4 waitid kill pidfd_open pidfd_send_signal setsid setpgid setrlimit chdir"),
+    ),
+    deny=(
+        *_DENIED,
+        group("no connection of its own", "socket socketpair connect bind listen accept accept4"),
+        group("no change of any file", "creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat"
+              " symlink symlinkat mknod mknodat chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat truncate"
+              " ftruncate fallocate utimensat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"),
+        group("no program that has no path", "execveat memfd_create"),
+    ),
+    absent=(HIDDEN_ARGUMENTS,),
+    only_if=SOME_PRCTL,
+    refuse=(
+        *_only_reading("open", 1), *_only_reading("openat", 2), *NO_NEW_NAMESPACES, *NO_TERMINAL_TRICKS,
+        *NO_HUGE_PAGES[:1], *NO_PRCTL,
+    ),
+)  # fmt: skip
+
+FILTERS = {"tool": TOOL, "main": MAIN, "auditor": AUDITOR, "parser": PARSER}

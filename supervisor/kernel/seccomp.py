@@ -34,7 +34,7 @@ FLAGS = 0
 
 
 def compile_filter(name: str, machine: str = MACHINE, *, memfd: bool | None = None) -> tuple[bytes, ...]:
-    """The programs of a filter ("tool", "main", "auditor") as classic BPF, in the order of loading; one today.
+    """The programs of a filter of FILTERS ("tool", "main" …) as classic BPF, in the order of loading; one today.
 
     `memfd` says whether memfd_create(2) stays allowed where the table allows it. By default it does on kernels that
     have vm.memfd_noexec (6.3): elsewhere a file in memory could be executed, and no Landlock rule would be asked.
