@@ -59,12 +59,13 @@ def _lines(question: Mapping[str, Any], now: float, *, colour: bool, uid: int) -
     if question["state"] == "pending":
         state += f", {show.remaining(question.get('expires'), now) or '?'} left"
     yield f"{show.safe(question['id'])}: {state}"
-    yield f"who asks: {who(question)}, uid {asker.get('uid')}, pid {asker.get('pid')}"
+    uid_too = f", uid {asker.get('uid')}" if asker.get("unit") else ""
+    yield f"who asks: {who(question)}{uid_too}, pid {asker.get('pid')}"
     yield f"asked: {show.age(question.get('created'), now) or '?'} ago"
     yield from _command(asked, question.get("reasons") or (), colour=colour)
     if question.get("kind") == "run":
         yield from _place(question, asked)
-    rest = {key: value for key, value in asked.items() if key not in _SHOWN}
+    rest = {key: value for key, value in asked.items() if key not in _SHOWN and value not in ("", None, [], {})}
     yield from flat(rest)
     yield from _files(asked.get("files"))
     yield from _reasons(question.get("reasons") or (), colour=colour)

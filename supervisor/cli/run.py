@@ -244,5 +244,12 @@ def decision_text(answer: dict[str, Any]) -> str:
     lines = [f"{key}: {show.safe(value)}" for key, value in rows if value]
     lines += [f"asks because: {show.reason_line(reason)}" for reason in decision.get("reasons") or ()]
     lines += [f"note: {show.safe(note)}" for note in decision.get("notes") or ()]
-    lines += [f"left: {show.safe(row['left'])} of {show.safe(row['rule'])}" for row in decision.get("left") or ()]
+    lines += [f"left: {_left(row)} of {show.safe(row['rule'])}" for row in decision.get("left") or ()]
     return "\n".join(lines)
+
+
+def _left(row: dict[str, Any]) -> str:
+    """How much of a bound is left, in its unit: budgets of time are in milliseconds, of what is written in bytes."""
+    name = str(row["rule"]).rpartition(".")[2]
+    writers: dict[str, Any] = {"cpu": show.duration, "wall": show.duration, "written": show.size}
+    return str(writers.get(name, show.safe)(row["left"]))

@@ -150,7 +150,7 @@ def approval_lines(document: Mapping[str, Any]) -> list[str]:
     if ident:
         lines.append(f"approval: {ident}, until {safe(document.get('expires') or '-')}")
         lines.append(f"somebody else says: stockade approvals approve {ident}")
-        lines.append(f"then do the same again; `stockade approvals wait {ident}` waits for the answer")
+        lines.append(f"to wait for the answer: stockade approvals wait {ident}")
     return lines
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @json_option
 @socket_option
 def usage(*, as_object: bool) -> None:
-    """Show what is used and what is left of every rate and budget that concerns you, and how your breaker stands.
+    """Show what is used and what is left of every rate and budget of yours and of your agents, and what runs.
+
+    Days are of UTC. What a session has left of its own budget is said by the refusal, and by a dry run in it.
 
     \b
     Examples:
@@ -29,35 +31,33 @@ def usage(*, as_object: bool) -> None:
 
 
 def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    rows = [_rate(r) for r in answer.get("rates") or ()] + [_budget(b) for b in answer.get("budgets") or ()]
+    rows = [_rate(r) for r in answer.get("rates") or ()]
+    ends = show.duration((answer.get("day_ends_in") or 0) * 1000)
+    rows += [_budget(b, f"day, {ends} left") for b in answer.get("budgets") or ()]
     if rows:
-        yield show.table(("OF", "PER", "USED", "ALLOWED", "LEFT", "COUNTED FOR", "RULE", "SOURCE"), rows)
+        yield show.table(("WHAT", "PER", "OF", "USED", "ALLOWED", "LEFT", "RULE", "SOURCE"), rows)
     else:
         yield "rates and budgets: none that concern you"
-    breaker = answer.get("breaker")
-    if breaker:
-        why = f": {show.safe(breaker['why'])}" if breaker.get("why") else ""
-        yield f"breaker: {show.safe(breaker['state']).replace('_', ' ')}, {breaker.get('failures', 0)} failures{why}"
-    if "running" in answer:
-        most = answer.get("runs_per_agent") or 0
-        yield f"running: {answer['running']}{f' of at most {most}' if most else ''}"
+    most = answer.get("runs_per_agent") or 0
+    for agent, count in sorted((answer.get("running") or {}).items()):
+        yield f"running: {count}{f' of at most {most}' if most else ''}{f' of {show.safe(agent)}' if agent else ''}"
 
 
 def _rate(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return ("actions", row.get("per"), row["used"], row["allowed"], row["left"], *_rule(row))
+    return ("actions", row.get("per"), _of(row), row["used"], row["allowed"], row["left"], row["rule"], row["source"])
 
 
-def _budget(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    name, per = str(row.get("of")), str(row.get("period"))
-    write: Callable[[Any], Any] = lambda value: value  # noqa: E731
+def _budget(row: Mapping[str, Any], per: str) -> tuple[Any, ...]:
+    name = str(row.get("unit"))
+    write: Callable[[Any], Any] = str
     if name.startswith("ms of "):
         name, write = name.removeprefix("ms of "), show.duration
     elif name.startswith("bytes "):
         write = show.size
-    if row.get("resets_in") is not None:
-        per += f", anew in {show.duration(row['resets_in'] * 1000)}"
-    return (name, per, *(write(row[key]) for key in ("used", "allowed", "left")), *_rule(row))
+    return (name, per, _of(row), *(write(row[key]) for key in ("used", "allowed", "left")), row["rule"], row["source"])
 
 
-def _rule(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return row.get("scope"), row.get("rule"), row.get("source")
+def _of(row: Mapping[str, Any]) -> str:
+    """Whose counter it is: the caller's, or that of one of its agents, users, channels or tools."""
+    scope, name = row.get("scope"), str(row.get("of") or "").lstrip("/")
+    return f"{scope} {name}" if name else str(scope)

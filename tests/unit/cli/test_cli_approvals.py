@@ -498,20 +498,20 @@ def test_breakers_queue_and_usage_are_tables(service: Any, stockade: Any) -> Non
     assert row.endswith("  uid:7/a  a place  make -j")
     assert stockade("queue", "cancel", "run-0123456789").stdout == b"run-0123456789: cancelled\n"
 
-    common = {"scope": "agent", "rule": "rates[0]", "source": "p.toml:5"}
+    common = {"scope": "agent", "of": "reviewer", "rule": "rates[0]", "source": "p.toml:5"}
     rate = {**common, "used": 3, "allowed": 10, "left": 7, "per": "minute"}
-    cpu = {**common, "used": 90_000, "allowed": 3_600_000, "left": 3_510_000, "of": "ms of CPU time", "period": "day"}
-    disk = {**common, "used": 1536, "allowed": 1 << 30, "left": 0, "of": "bytes written", "period": "session"}
-    answer = {"rates": [rate], "budgets": [{**cpu, "resets_in": 3600.0}, disk], "running": 1, "runs_per_agent": 4}
-    service.routes["GET", "/v1/usage"] = answer | {"breaker": {"state": "closed", "failures": 0, "why": ""}}
+    cpu = {**common, "of": "", "used": 90_000, "allowed": 3_600_000, "left": 3_510_000, "unit": "ms of CPU time"}
+    disk = {**common, "scope": "caller", "of": "", "used": 1536, "allowed": 1 << 30, "left": 0, "unit": "bytes written"}
+    answer = {"rates": [rate], "budgets": [cpu, disk], "day_ends_in": 3600.0, "runs_per_agent": 4}
+    service.routes["GET", "/v1/usage"] = answer | {"running": {"": 1, "reviewer": 2}}
     lines = [re.sub(" {2,}", "|", line) for line in stockade("usage").stdout.decode().splitlines()]
     assert lines == [
-        "OF|PER|USED|ALLOWED|LEFT|COUNTED FOR|RULE|SOURCE",
-        "actions|minute|3|10|7|agent|rates[0]|p.toml:5",
-        "CPU time|day, anew in 60m|90s|60m|58m|agent|rates[0]|p.toml:5",
-        "bytes written|session|1.5K|1G|0|agent|rates[0]|p.toml:5",
-        "breaker: closed, 0 failures",
+        "WHAT|PER|OF|USED|ALLOWED|LEFT|RULE|SOURCE",
+        "actions|minute|agent reviewer|3|10|7|rates[0]|p.toml:5",
+        "CPU time|day, 60m left|agent|90s|60m|58m|rates[0]|p.toml:5",
+        "bytes written|day, 60m left|caller|1.5K|1G|0|rates[0]|p.toml:5",
         "running: 1 of at most 4",
+        "running: 2 of at most 4 of reviewer",
     ]
     service.routes["GET", "/v1/usage"] = {"rates": [], "budgets": []}
     assert stockade("usage").stdout == b"rates and budgets: none that concern you\n"
