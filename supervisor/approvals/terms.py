@@ -82,6 +82,13 @@ def check_terms(question: Question, answer: Answer, approvals: Approvals) -> Non
     if answer.times is not None and not 1 <= answer.times <= MAX_TIMES:
         raise InvalidRequest(f"{answer.times} times", field="times", allowed=f"1 to {MAX_TIMES}")
     _check_duration(question, answer, approvals)
+    if answer.scope != "once" and question.kind == "run" and question.what.get("stdin") == "stream":
+        raise Denied(
+            "what will be fed to it is not known, so a yes can only be for this once",
+            field="scope",
+            allowed="once",
+            hint="say yes once, or have the agent send the input with the request: then the yes is bound to it",
+        )
     if answer.scope == "session":
         _check_session(question)
     if earlier := next((a for a in question.answers if a.approve and a.terms != answer.terms), None):

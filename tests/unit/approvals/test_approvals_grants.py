@@ -115,6 +115,20 @@ async def test_a_yes_for_the_session_that_would_cover_too_much_is_refused_with_w
     assert world.match(*reasons, session=session) is not None
 
 
+@pytest.mark.parametrize(
+    "terms", [{"scope": "times", "times": 2}, {"scope": "until", "duration_ms": 9}, {"scope": "target"}]
+)
+async def test_a_command_whose_input_is_not_known_yet_is_approved_once_and_no_more(world: World, terms: Any) -> None:
+    asked = await world.ask(argv=("sh",), stdin="stream")
+    with pytest.raises(Denied, match="not known") as caught:
+        await world.book.answer(asked.id, ANNA, approve=True, **terms)
+    assert caught.value.allowed == "once"
+    await world.book.answer(asked.id, ANNA, approve=True)
+    held = world.match(argv=("sh",), stdin="stream")
+    assert held is not None
+    assert held.left == 1
+
+
 async def test_a_session_grant_ends_with_its_session(world: World) -> None:
     held = await world.grant("session")
     world.book.session_ended("ses-bbbbbbbbbbbb")

@@ -137,6 +137,7 @@ class World:
     ) -> Question:
         target = replace(TARGET, **changes)
         what = {"tool": target.tool, "argv": list(target.argv or ()), "workspace": target.workspace}
+        what["stdin"] = target.stdin
         return await self.book.ask(
             "run", AGENT, target.digest(), what, list(reasons) or [REASON], session=session, needed=needed
         )
