@@ -23,6 +23,7 @@ from supervisor.launcher.pool import PROVER_UIDS, Identities
 from supervisor.launcher.warden import Warden
 from supervisor.launcher.workspace import Workspace
 from supervisor.layout import Layout
+from supervisor.policy.findings import finding, invalid
 from supervisor.policy.load import load
 from supervisor.policy.narrow import narrowed
 from supervisor.wire import messages as w
@@ -168,13 +169,48 @@ def every_proof(snapshot: Snapshot, filters: tuple[bytes, ...], layout: Layout, 
     return rows
 
 
+def told(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Whether policy decides what its [[tests]] say: a row for each profile. Raises PolicyInvalid for those it does not.
+
+    The libraries of the decision are only loaded where there is something to test; what is parsed is the operator's.
+    """
+    if snapshot.tests:
+        from supervisor.decide import selftest
+        from supervisor.parser.shfmt import Shfmt
+
+        with Shfmt() as shfmt:
+            outcomes = selftest.run(snapshot, shfmt.parse)
+        wrong = [
+            finding(
+                *_place(row["source"]),
+                "tests",
+                f"{row['command'][:200]!r} comes out as {row['verdict']}: {row['detail']}",
+                expected=row["expected"],
+            )
+            for row in outcomes
+            if not row["ok"]
+        ]
+        if wrong:
+            raise invalid(wrong)
+    said = f"{len(snapshot.tests)} tests of policy hold"
+    return [
+        {"profile": p.name, "probe": "tests", "ok": True, "detail": said, "source": p.source} for p in snapshot.profiles
+    ]
+
+
+def _place(source: str) -> tuple[str, int]:
+    file, _, line = source.rpartition(":")
+    return file, int(line)
+
+
 def answer(layout: Layout) -> dict[str, Any]:
     try:
         tree = host.own_tree(layout)
         tree.prepare()
         snapshot = load(layout)
+        tested = told(snapshot)
         filters = seccomp.compile_filter("tool")
-        rows = every_proof(snapshot, filters, layout, tree)
+        rows = [*every_proof(snapshot, filters, layout, tree), *tested]
     except StockadeError as e:
         return {"error": e.as_dict()}
     return {

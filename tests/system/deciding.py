@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+from tests.harness import Reply
 from tests.system.faults import policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.harness import Agent, Daemon, Reply
+    from tests.harness import Agent, Daemon
 
 ASKED = "touch --asked"  # what the policy of these tests asks about, and touch(1) refuses by itself
 
@@ -52,16 +53,22 @@ def audit_of(daemon: Daemon, kind: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 class Later(threading.Thread):
-    """A request in a thread of its own, whose reply is waited for."""
+    """A request of the agent whose reply is waited for. It connects here: acting as another user is of the process."""
 
-    def __init__(self, ask: Callable[[], Reply]) -> None:
+    def __init__(self, daemon: Daemon, path: str, body: dict[str, Any], **headers: str) -> None:
         super().__init__(daemon=True)
-        self._ask = ask
+        self._connection = daemon.connect()
+        self._connection.connect()
+        self._asked = (path, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
         self.reply: Reply | None = None
         self.start()
 
     def run(self) -> None:
-        self.reply = self._ask()
+        path, body, headers = self._asked
+        with contextlib.closing(self._connection) as connection:
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            self.reply = Reply(response.status, dict(response.getheaders()), response.read())
 
     def result(self) -> Reply:
         self.join(60)

@@ -82,6 +82,7 @@ def test_words_that_only_look_like_it_pass(daemon: Daemon, workspace: Path, scri
 
 def test_a_denial_is_recorded_with_its_rule(daemon: Daemon, workspace: Path) -> None:
     post_run(daemon, workspace, "nmap", "recorded-marker")
+    daemon.run(workspace, "true")  # nobody waits for the record of a refusal; that of a run comes after it
     record = next(r for r in audit_of(daemon, "decision", outcome="deny") if "recorded-marker" in r["args"])
     assert "autonomy.blocked_commands" in record["authorization_policy"]
     assert "denied" in record["reason"]
@@ -227,7 +228,8 @@ def test_a_no_is_another_outcome_than_policys_and_is_not_asked_again(daemon: Dae
 
 
 def test_a_client_that_waits_goes_on_when_it_is_approved(daemon: Daemon, workspace: Path) -> None:
-    waiting = Later(lambda: post_run(daemon, workspace, "touch", "asked", "waited", wait_approval="30s"))
+    body = {"workspace": str(workspace), "argv": ["touch", "asked", "waited"], "wait_approval": "30s"}
+    waiting = Later(daemon, "/v1/runs", body)
     ident = wait_for_question(daemon, "waited")
     answer(daemon, ident)
     reply = waiting.result()
@@ -237,8 +239,7 @@ def test_a_client_that_waits_goes_on_when_it_is_approved(daemon: Daemon, workspa
 
 def test_a_stream_tells_the_question_first(daemon: Daemon, workspace: Path) -> None:
     body = {"workspace": str(workspace), "argv": ["touch", "asked", "streamed"], "wait_approval": "30s"}
-    headers = {"Accept": "application/x-ndjson"}
-    waiting = Later(lambda: daemon.request("POST", "/v1/runs", body, headers=headers))
+    waiting = Later(daemon, "/v1/runs", body, Accept="application/x-ndjson")
     ident = wait_for_question(daemon, "streamed")
     answer(daemon, ident)
     seen = frames(waiting.result())
