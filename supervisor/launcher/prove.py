@@ -170,7 +170,7 @@ def every_proof(snapshot: Snapshot, filters: tuple[bytes, ...], layout: Layout, 
 
 
 def told(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Whether policy decides what its [[tests]] say: a row for each profile. Raises PolicyInvalid for those it does not.
+    """Whether policy decides what its [[tests]] say: a row for each profile. Raises PolicyInvalid where it does not.
 
     The libraries of the decision are only loaded where there is something to test; what is parsed is the operator's.
     """
