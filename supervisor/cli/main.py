@@ -34,6 +34,7 @@ COMMANDS = {
     "status": "service",
     "doctor": "doctor",
     "policy": "policy",
+    "config": "config",
     "events": "service",
     "stop": "service",
     "resume": "service",

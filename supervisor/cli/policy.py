@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from supervisor import errors
 from supervisor.cli import show
 from supervisor.cli.common import EXIT_FAILED, client, code_option, json_option, privileged, socket_option
+from supervisor.cli.explain import explain, unused
+from supervisor.cli.importing import import_policy
 from supervisor.layout import Layout, layout
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def policy() -> None:
     \b
     Examples:
       stockade policy check && stockade policy reload
+      stockade policy explain -- git push --force
       stockade policy show --json | jq '.profiles[].limits'
     """
 
@@ -65,11 +68,11 @@ def check(*, path: str | None, as_object: bool) -> None:
     """Check policy files without a service: every finding as FILE:LINE: KEY: what is wrong, what was expected.
 
     Default: /etc/stockade with its drop-ins. A FILE not named policy.toml is checked by itself. Files must belong
-    to root or to you. What loads and is probably not meant is told as a warning. Profiles are not proved here:
-    `stockade policy reload` does that.
+    to root or to you. What loads and is probably not meant is told as a warning, what is worth knowing as a note.
+    [[tests]] are made too. Profiles are not proved here: `stockade policy reload` does that.
 
     \b
-    Exit status: 0 valid, also with warnings; 1 findings.
+    Exit status: 0 valid, also with warnings; 1 findings, or tests that came out otherwise.
 
     \b
     Examples:
@@ -87,10 +90,72 @@ def check(*, path: str | None, as_object: bool) -> None:
         text = "\n".join([*map(show.finding_line, findings), e.detail.partition(":")[0]])
         show.emit({"valid": False, "findings": findings}, text, as_object=as_object)
         raise click.exceptions.Exit(EXIT_FAILED) from e
-    warnings = lint(snapshot)
-    answer = {"valid": True, "findings": warnings, "digest": snapshot.digest(), "files": [f for f, _ in snapshot.files]}
-    text = "\n".join([*(f"warning: {show.finding_line(w)}" for w in warnings), *_summary(snapshot)])
-    show.emit(answer, text, as_object=as_object)
+    tests = tried(snapshot)
+    failed = [row for row in tests if not row["ok"]]
+    found = lint(snapshot)
+    answer = {"valid": not failed, "findings": found, "tests": tests, "digest": snapshot.digest()}
+    answer["files"] = [f for f, _ in snapshot.files]
+    lines = [f"{_SAID[f['severity']]}: {show.finding_line(f)}" for f in found]
+    lines += map(_failure, failed)
+    lines += [f"{len(failed)} of {len(tests)} tests came out otherwise"] if failed else _summary(snapshot)
+    show.emit(answer, "\n".join(lines), as_object=as_object)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+@policy.command()
+@click.argument("path", metavar="[FILE|DIR]", required=False, type=click.Path())
+@json_option
+def test(*, path: str | None, as_object: bool) -> None:
+    """Make the decisions that [[tests]] of policy files name, without a service, and compare.
+
+    FILE and DIR as in `stockade policy check`.
+
+    \b
+    Exit status: 0 all came out as written; 1 some did not, or the policy does not load.
+
+    \b
+    Examples:
+      stockade policy test
+      stockade policy test ./policy.toml --json | jq '.tests[] | select(.ok | not)'
+    """
+    from supervisor.policy.load import load
+
+    tests = tried(load(place(path), trusted_uid=os.geteuid()))
+    failed = [row for row in tests if not row["ok"]]
+    rows = [
+        (r["verdict"] if r["ok"] else f"{r['verdict']}, not {r['expected']}", r["source"], r["command"], r["detail"])
+        for r in tests
+    ]
+    said = f"{len(failed)} of {len(tests)} tests came out otherwise" if failed else f"{len(tests)} tests hold"
+    text = "\n".join([*([show.table(("VERDICT", "SOURCE", "COMMAND", "WHY"), rows)] if rows else ()), said])
+    show.emit({"ok": not failed, "tests": tests}, text, as_object=as_object)
+    if failed:
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def tried(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The rows of decide.selftest. Raises Unavailable when there is no parser to read scripts with."""
+    if not snapshot.tests:
+        return []
+    from supervisor.decide import selftest
+    from supervisor.parser.shfmt import Shfmt
+
+    parser = Shfmt()
+    try:
+        return selftest.run(snapshot, parser.parse)
+    finally:
+        parser.close()
+
+
+def _failure(row: dict[str, Any]) -> str:
+    said = (
+        f"{row['source']}: tests: {row['command']!r} is {row['verdict']}, expected {row['expected']}: {row['detail']}"
+    )
+    return show.safe(said)
+
+
+_SAID = {"warning": "warning", "info": "note"}
 
 
 def _summary(snapshot: Snapshot) -> Iterator[str]:
@@ -158,3 +223,8 @@ def presets(*, name: str | None, as_object: bool) -> None:
 
 def _about(text: str) -> str:
     return text.partition("\n")[0].lstrip("# ")
+
+
+policy.add_command(explain)
+policy.add_command(unused)
+policy.add_command(import_policy)

@@ -68,8 +68,9 @@ class Autonomy(f.Table):
 
     level: Annotated[str, f.one_of(*AUTONOMY)] = f.key(
         "supervised",
-        '"readonly": no session can write its workspace. "supervised": what approval_patterns and approval_risks name '
-        'is asked about, and denied where nobody can answer. "full": nothing is asked. The narrowest of this, the '
+        '"supervised": what approval_patterns and approval_risks name is asked about, and denied where nobody can '
+        'answer. "readonly": the same, and no session can write its workspace. "full": nothing is asked. The narrowest '
+        "of this, the "
         "profile's, the caller's and every matching context's counts.",
         unit=_LEVELS,
         enforcer="the decision; readonly: the launcher, by a read-only mount and Landlock",

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from supervisor.policy import units
 from supervisor.policy.fields import close, named, refuse, shown
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
-from supervisor.policy.words import PERMISSIONS, SPECIAL, permission_matches
+from supervisor.policy.words import MAX_SCRIPT, PERMISSIONS, SPECIAL, permission_matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAX_SCRIPT = 64 * 1024  # bytes
 
 _LABEL = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 _SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-(?:(?:([01][0-9]|2[0-3]):([0-5][0-9]))|24:00)", re.ASCII)

@@ -128,12 +128,12 @@ def _several(snapshot: Snapshot, asker: Caller) -> bool:
 
 
 def _supervised(snapshot: Snapshot, caller: Caller) -> bool:
-    """Whether anything that it runs is supervised."""
+    """Whether anything that it runs may be asked about."""
     if not (caller.profiles and caller.workspaces and may_ever(snapshot, caller, "agent:execute")):
         return False
     granted = [p.autonomy for p in snapshot.profiles if p.name in caller.profiles]
     levels = (min(snapshot.autonomy.level, caller.autonomy, level, key=AUTONOMY.index) for level in granted)
-    return "supervised" in levels
+    return any(level != "full" for level in levels)
 
 
 def roles(snapshot: Snapshot) -> Iterator[Finding]:

@@ -1,0 +1,373 @@
+"""What each key of another product does to the policy in the making. One function for each name in keys.py.
+
+A function returns None when the value is carried over as it is, or a sentence about what of it could not be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from supervisor.policy import paths, units
+from supervisor.policy.globs import meets
+from supervisor.policy.match import inside
+from supervisor.policy.narrow import AUTONOMY, NETWORKS, covers, workspaces_within
+from supervisor.policy.words import FORBIDDEN, FORBIDDEN_HOME, TOOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.policy.importing.draft import Draft
+
+WORDS = {"read_only": "readonly", "readonly": "readonly", "supervised": "supervised", "full": "full"}
+TOOL_NAMES = {"exec": "shell", "bash": "shell", "shell": "shell", "read": "file", "write": "file", "edit": "file",
+              "file": "file", "fs": "file", "browser": "browser"}  # fmt: skip
+_SECONDS = re.compile(r"([0-9]+)(ms|s|m|h)?", re.ASCII)
+_LEAST_PROCESSES = 16
+
+
+def level(d: Draft, value: Any) -> str | None:
+    word = WORDS.get(str(value).lower().replace("-", "_"))
+    if word is None:
+        return f"{value!r} is none of {', '.join(AUTONOMY)}"
+    d.set("autonomy", "level", value=word)
+    return None
+
+
+def workspace_only(d: Draft, value: Any) -> str | None:
+    return _switch(d, value, "autonomy", "workspace_only")
+
+
+def allowed_commands(d: Draft, value: Any) -> str | None:
+    names = _texts(value)
+    if names is None:
+        return "not a list of names"
+    if not names:
+        return None  # no list, no bound; also in the products that it comes from
+    profile = "shell"
+    path = (d.get("profiles", profile, "env") or {}).get("PATH", os.defpath)
+    there = [name for name in names if _program(name, path, d.get("profiles", profile, "execute"))]
+    absent = [name for name in names if name not in there]
+    if not there:
+        return f"this host has none of {', '.join(absent)} where the profile may execute, so the list is left out"
+    # The commands of the list are often started by a shell, as scripts; one that is not listed cannot.
+    d.set("profiles", profile, "allowed_commands", value=there)
+    return f"{', '.join(absent)}: no such program on this host, left out of the list" if absent else None
+
+
+def _program(name: str, path: str, execute: list[str]) -> bool:
+    if not re.fullmatch(r"/?[\w@%+=:,./-]{1,255}", name, re.ASCII):
+        return False
+    found = [name] if name.startswith("/") else [] if "/" in name else [os.path.join(p, name) for p in path.split(":")]
+    real = next((os.path.realpath(f) for f in found if os.path.isfile(f) and os.access(f, os.X_OK)), None)
+    return real is not None and covers([os.path.realpath(e) for e in execute if e.startswith("/")], real)
+
+
+def forbidden_paths(d: Draft, value: Any) -> str | None:
+    given = _texts(value)
+    if given is None:
+        return "not a list of paths"
+    kept, wrong = list(d.get("autonomy", "forbidden_paths") or []), []
+    workspaces = [p for caller in d.each_caller() for p in caller.get("workspaces", ())]
+    shown = [p for name in d.profiles() for kind in ("read", "write", "execute") for p in d.get("profiles", name, kind)]
+    for path in given:
+        text = _named(path)
+        if text is None:
+            wrong.append(f"{path} is neither absolute nor below ~")
+        elif any(inside(text, f) for f in (*FORBIDDEN, *FORBIDDEN_HOME)) or text in kept:
+            continue  # off limits anyway
+        elif covers(shown, text) or any(meets(w, text) or meets(f"{w}/**", text) for w in workspaces):
+            wrong.append(f"{text} lies in what a session shows, and the kernel takes nothing out of that")
+        else:
+            kept.append(text)
+    if kept:
+        d.set("autonomy", "forbidden_paths", value=kept)
+    return "; ".join(wrong) or None
+
+
+def _named(path: str) -> str | None:
+    path = path.replace("$HOME", "~", 1)
+    if path.startswith("~/"):
+        return "~" + paths.normal(path[1:])
+    return paths.normal(path) if path.startswith("/") and ".." not in path.split("/") else None
+
+
+def blocked_commands(d: Draft, value: Any) -> str | None:
+    return _patterns(d, value, "blocked_commands")
+
+
+def approval_patterns(d: Draft, value: Any) -> str | None:
+    return _patterns(d, value, "approval_patterns")
+
+
+def _patterns(d: Draft, value: Any, key: str) -> str | None:
+    given = _texts(value)
+    if given is None:
+        return "not a list of commands"
+    fit = [p for p in dict.fromkeys(given) if p.strip() and len(p) <= 256 and p.isprintable()]
+    d.set("autonomy", key, value=fit)
+    wrong = [p for p in given if p not in fit]
+    return f"not usable as patterns: {', '.join(map(repr, wrong))}" if wrong else None
+
+
+def medium_risk(d: Draft, value: Any) -> str | None:
+    return _risks(d, value, ("persistence", "dynamic"))
+
+
+def high_risk(d: Draft, value: Any) -> str | None:
+    return _risks(d, value, ("destructive", "privilege", "secrets", "remote_code", "evasion"))
+
+
+def _risks(d: Draft, value: Any, risks: tuple[str, ...]) -> str | None:
+    if type(value) is not bool:
+        return "neither true nor false"
+    before = list(d.get("autonomy", "approval_risks") or [])
+    after = [r for r in before if value or r not in risks] + [r for r in risks if value and r not in before]
+    d.set("autonomy", "approval_risks", value=after)
+    return None
+
+
+def _rate(d: Draft, value: Any, period: str, scope: str = "agent") -> str | None:
+    if type(value) is not int or not 0 <= value <= 1_000_000:
+        return f"{value!r} is not a usable number"
+    if value == 0:
+        return "0 would refuse everything; no such bound is set"
+    for entry in d.get("rates") or []:
+        if entry.get("scope", "agent") == scope:
+            d.set_entry("rates", scope, period, value)
+            return None
+    d.add("rates", {"scope": scope, period: value}, "what is refused does not count")
+    return None
+
+
+def per_minute(d: Draft, value: Any) -> str | None:
+    return _rate(d, value, "per_minute")
+
+
+def per_hour(d: Draft, value: Any) -> str | None:
+    return _rate(d, value, "per_hour")
+
+
+def per_day(d: Draft, value: Any) -> str | None:
+    return _rate(d, value, "per_day")
+
+
+def _switch(d: Draft, value: Any, *path: str) -> str | None:
+    if type(value) is not bool:
+        return "neither true nor false"
+    d.set(*path, value=value)
+    return None
+
+
+def shell_enabled(d: Draft, value: Any) -> str | None:
+    return _switch(d, value, "tools", "shell_enabled")
+
+
+def file_write_enabled(d: Draft, value: Any) -> str | None:
+    said = _switch(d, value, "tools", "file_write_enabled")
+    if said is None and value is False:
+        for name in d.profiles():
+            _read_only(d, name)
+    return said
+
+
+def _read_only(d: Draft, name: str) -> None:
+    write, read = d.get("profiles", name, "write") or [], d.get("profiles", name, "read")
+    if "$WORKSPACE" in write:
+        d.set("profiles", name, "write", value=[p for p in write if p != "$WORKSPACE"])
+        d.set("profiles", name, "read", value=[*read, "$WORKSPACE"])
+
+
+def browser_enabled(d: Draft, value: Any) -> str | None:
+    return _switch(d, value, "tools", "browser_enabled")
+
+
+def landlock(_d: Draft, value: Any) -> str | None:
+    return None if value is True else "Landlock is always required here"
+
+
+def always_true(_d: Draft, value: Any) -> str | None:
+    return None if value is True else "cannot be switched off here"
+
+
+def audit_on(_d: Draft, value: Any) -> str | None:
+    return None if value is True else "the audit log cannot be switched off here"
+
+
+def nothing(_d: Draft, _value: Any) -> str | None:
+    return None
+
+
+def otp(_d: Draft, value: Any) -> str | None:
+    return None if value is False else "set mfa_required = true for the roles that it is meant for, and enrol"
+
+
+def runtime_kind(_d: Draft, value: Any) -> str | None:
+    return None if value == "native" else "comes with the container runtime; runs are confined natively"
+
+
+def docker_network(_d: Draft, value: Any) -> str | None:
+    return None if value == NETWORKS[0] else f"{value!r} comes with the egress part; there is no network until then"
+
+
+def read_paths(d: Draft, value: Any) -> str | None:
+    return _paths(d, value, "read", paths.read_refused)
+
+
+def write_paths(d: Draft, value: Any) -> str | None:
+    return _paths(d, value, "write", paths.write_refused)
+
+
+def _paths(d: Draft, value: Any, kind: str, refused: Callable[..., str | None]) -> str | None:
+    given = _texts(value)
+    if given is None:
+        return "not a list of paths"
+    bound = [p for p in (d.get("ceiling", kind) or []) if isinstance(p, str)]
+    kept = list(d.get("profiles", "shell", kind) or []) if kind == "read" else []
+    others = [*(d.get("profiles", "shell", "write") or []), *kept]
+    wrong = []
+    for path in given:
+        text = paths.normal(path)
+        why = paths.form(text) or refused(text, ceiling=False)
+        if why is None and kind == "write" and not covers(bound or ["$WORKSPACE", "/tmp", "/home/agent"], text):  # noqa: S108
+            why = "beyond [ceiling]; allow it there first"
+        if why is not None:
+            wrong.append(f"{text}: {why}")
+        elif not covers(kept if kind == "write" else others, text):
+            kept.append(text)
+    d.set("profiles", "shell", kind, value=kept)
+    if kind == "write" and not covers(kept, "$WORKSPACE"):
+        d.set("profiles", "shell", "read", value=[*d.get("profiles", "shell", "read"), "$WORKSPACE"])
+    return "; ".join(wrong) or None
+
+
+def _limit(d: Draft, wire: str, value: int | None, unit_text: str | int) -> str | None:
+    """Set a limit of every profile, as far as the ceiling lets it."""
+    name, unit, least, most = units.LIMITS[wire]
+    if value is None or not max(least, 1) <= value <= most:
+        return f"{unit_text!r} is not a possible {name}"
+    ceiling = d.get("ceiling", "limits", name)
+    bound = units.parse(unit, ceiling) if ceiling is not None else most
+    for profile in d.profiles():
+        d.set(
+            "profiles",
+            profile,
+            "limits",
+            name,
+            value=units.show_limit(wire, min(value, bound)) if unit != "count" else min(value, bound),
+        )
+        idle = d.get("profiles", profile, "limits", "idle_timeout")
+        if wire == "timeout_ms" and idle not in (None, "none") and units.parse("time", idle) >= min(value, bound):
+            d.set("profiles", profile, "limits", "idle_timeout", value="none")
+    return f"narrowed to {ceiling}, which [ceiling] of the preset has" if value > bound else None
+
+
+def memory_mb(d: Draft, value: Any) -> str | None:
+    return _limit(d, "memory", value << 20 if type(value) is int and value > 0 else None, value)
+
+
+def cpu_percent(d: Draft, value: Any) -> str | None:
+    return _limit(d, "cpu", value if type(value) is int else None, value)
+
+
+def cpus(d: Draft, value: Any) -> str | None:
+    number = round(float(value) * 100) if isinstance(value, int | float) and type(value) is not bool else None
+    return _limit(d, "cpu", number, value)
+
+
+def processes(d: Draft, value: Any) -> str | None:
+    number = value if type(value) is int else None
+    if number is not None and 0 < number < _LEAST_PROCESSES:
+        _limit(d, "processes", _LEAST_PROCESSES, _LEAST_PROCESSES)
+        return f"{number} is raised to {_LEAST_PROCESSES}: threads count here too, and fewer break npm, cargo and git"
+    return _limit(d, "processes", number, value)
+
+
+def files(d: Draft, value: Any) -> str | None:
+    return _limit(d, "files", value if type(value) is int else None, value)
+
+
+def timeout_s(d: Draft, value: Any) -> str | None:
+    found = _SECONDS.fullmatch(str(value)) if type(value) in (int, str) else None
+    factor = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+    return _limit(d, "timeout_ms", int(found[1]) * factor[found[2] or "s"] if found else None, value)
+
+
+def workspace(d: Draft, value: Any) -> str | None:
+    text = paths.normal(value) if isinstance(value, str) and value.startswith("/") else None
+    wrong = "not an absolute path" if text is None else paths.workspace_refused(text)
+    if text is None or wrong is not None:
+        return f"{value!r}: {wrong}; name a directory below /srv or /home, and move it there"
+    bound = d.get("ceiling", "workspaces")
+    if workspaces_within([text], bound or ["/home/*/**", "/srv/**"]):
+        return f"{text} is beyond [ceiling] workspaces; allow it there first"
+    d.each_caller()[0]["workspaces"] = [text]
+    return None
+
+
+# --- clawdbot alone ---------------------------------------------------------------------------------------------
+
+
+def mode(d: Draft, value: Any) -> str | None:
+    if value not in ("strict", "moderate", "permissive"):
+        return f"{value!r} is no mode; default.toml is the page"
+    if value == "strict":  # runs no command there, until allowedCommands names some
+        d.set("tools", "shell_enabled", value=False)
+        d.set("tools", "policy", value="enabled")
+        d.set("tools", "allow_list", value=[])
+    return None
+
+
+def sandbox_commands(d: Draft, value: Any) -> str | None:
+    if value and d.get("tools", "shell_enabled") is False:
+        d.set("tools", "shell_enabled", value=True)
+    return allowed_commands(d, value)
+
+
+def tool_policy(d: Draft, value: Any) -> str | None:
+    if value not in ("restrictive", "whitelist"):
+        return f"{value!r} is neither restrictive nor whitelist"
+    d.set("tools", "policy", value=value)
+    d.set("tools", "allow_list", value=[])
+    return None
+
+
+def tool_list(d: Draft, value: Any) -> str | None:
+    given = _texts(value)
+    if given is None:
+        return "not a list of tools"
+    known = list(dict.fromkeys(TOOL_NAMES[t] for t in given if t in TOOL_NAMES))
+    if known:
+        d.set("tools", "policy", value="whitelist")
+    d.set("tools", "allow_list", value=[t for t in TOOLS if t in known])
+    if "browser" in known:
+        d.set("tools", "browser_enabled", value=True)
+    unknown = [t for t in given if t not in TOOL_NAMES]
+    return f"no such tool here: {', '.join(unknown)}" if unknown else None
+
+
+def exec_approval(d: Draft, value: Any) -> str | None:
+    word = {"ask": "supervised", "always": "supervised", "never": "full", "off": "full", "auto": "full"}.get(str(value))
+    if word is None:
+        return f"{value!r} is not understood"
+    d.set("autonomy", "level", value=word)
+    return "what no pattern or risk names is not asked about" if value == "always" else None
+
+
+def rate_on(_d: Draft, value: Any) -> str | None:
+    return None if value is True else "leave [[rates]] out to bound nothing"
+
+
+def rate_limit(d: Draft, value: Any) -> str | None:
+    return _rate(d, value, "per_minute", "caller")
+
+
+def rate_window(_d: Draft, value: Any) -> str | None:
+    return None if value == 60_000 else "windows are a minute, an hour or a day here; maxRequests was taken per minute"
+
+
+def _texts(value: Any) -> list[str] | None:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    return None

@@ -1,0 +1,82 @@
+"""From a file of another product to a policy of ours, and a report of what could not be carried over."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from supervisor.policy.importing import carry
+from supervisor.policy.importing.draft import Draft
+from supervisor.policy.importing.keys import Format, find
+from supervisor.policy.importing.read import read
+
+_PRESETS: dict[str, str] = {"strict": "strict", "moderate": "moderate", "permissive": "permissive"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One key of the old file. `carried` is False where anything of it is missing, and `why` says what."""
+
+    key: str
+    ours: str
+    carried: bool
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    product: Format
+    preset: str  # the page that was changed
+    text: str  # the TOML of ours
+    rows: tuple[Row, ...]
+
+    @property
+    def complete(self) -> bool:
+        return all(row.carried for row in self.rows)
+
+
+def convert(data: bytes, name: str, product: Format | None = None) -> Imported:
+    """Raises InvalidRequest for a file that cannot be read."""
+    chosen, values = read(data, name, product)
+    draft = Draft(_PRESETS.get(str(values.get("sandbox.mode")), "default") if chosen == "clawdbot" else "default")
+    # Tables and lists before what narrows them: the policy of tools before their list, rates before their windows.
+    rows = tuple(_row(draft, chosen, path, value) for path, value in sorted(values.items(), key=_order))
+    ordered = {path: n for n, path in enumerate(values)}
+    rows = tuple(sorted(rows, key=lambda row: ordered[row.key]))
+    return Imported(chosen, draft.preset, draft.text(_head(name, chosen, draft.preset, rows)), rows)
+
+
+def _order(item: tuple[str, Any]) -> int:
+    """Lists of tools and paths come after the switches that they depend on."""
+    late = ("tools.allowList", "forbidden_paths", "blocked_paths", "allowed_commands", "allowedCommands")
+    return 1 if item[0].endswith(late) else 0
+
+
+def _row(draft: Draft, product: Format, path: str, value: Any) -> Row:
+    key = find(product, path)
+    if key.missing:
+        return Row(path, key.ours, carried=False, why=key.missing)
+    said = getattr(carry, key.carry)(draft, value)
+    return Row(path, key.ours, carried=said is None, why=said or key.note)
+
+
+def _head(name: str, product: str, preset: str, rows: tuple[Row, ...]) -> list[str]:
+    lines = [
+        f"Imported from {name.rpartition('/')[2][:64]!a} ({product}), on the page of the preset {preset}.",
+        "",
+        "What is here replaces the keys of that file. Read it once: who may call stands in [[callers]] at the end, and",
+        "what programs can reach in [profiles]. `stockade policy check` tells what is wrong with a change.",
+    ]
+    missing = [row for row in rows if not row.carried]
+    if missing:
+        lines += ["", "Not carried over, or not whole:"]
+        lines += [_cut(f"  {row.key}: {row.why}") for row in missing[:200]]
+    return lines
+
+
+def _cut(text: str) -> str:
+    safe = "".join(c if c.isprintable() else "?" for c in text)
+    return safe if len(safe) <= 300 else safe[:299] + "…"
