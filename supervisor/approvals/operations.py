@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from supervisor.approvals.gate import obtain
+from supervisor.approvals import gate
 from supervisor.approvals.model import digest_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,12 @@ def target(uid: int, unit: str, permission: str, parameters: dict[str, Any], pol
     """What a yes is bound to: who, which permission, and with exactly which parameters. JSON values only."""
     whole = {"uid": uid, "unit": unit, "permission": permission, "parameters": parameters, "policy": policy_digest}
     return digest_of("operation", whole)
+
+
+def held(book: Book, asker: dict[str, Any], permission: str, parameters: dict[str, Any]) -> bool:
+    """Whether a yes to this order is there to be used; of memory alone."""
+    wanted = target(asker["uid"], asker["unit"], permission, parameters, book.digest)
+    return gate.held(book, asker, wanted, [{"subject": f"permission {permission}"}], None) is not None
 
 
 async def permit(
@@ -37,7 +43,7 @@ async def permit(
         "subject": f"permission {permission}",
         "blanket": False,
     }
-    return await obtain(
+    return await gate.obtain(
         book,
         "operation",
         asker,

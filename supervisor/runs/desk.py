@@ -76,14 +76,17 @@ class Desk:
         asked = rules.apply(snapshot, permission, facts, time.time(), audit_ok=room.audit_ok)
         if permission not in PRIVILEGED and not asked:
             return
-        if held.mfa_required:
+        waits = not unasked and (bool(asked) or held.requires_approval)
+        who = sessions.caller_of(peer)
+        # A code is good once, so it is not spent on a request that has to wait for a person first.
+        if held.mfa_required and not (waits and not operations.held(room.book, who, permission, parameters)):
             await room.codes.verify(peer.uid, code)
-        if unasked or not (asked or held.requires_approval):
+        if not waits:
             return
         rule, source = (asked[0].rule, asked[0].source) if asked else (f"roles.{held.name}", held.source)
         await operations.permit(
             room.book,
-            sessions.caller_of(peer),
+            who,
             permission,
             parameters,
             rule=rule,
