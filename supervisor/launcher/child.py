@@ -10,7 +10,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from supervisor.kernel import landlock, mounts, seccomp
+from supervisor.kernel import landlock, mounts, notices, seccomp
 from supervisor.kernel import process as p
 from supervisor.launcher import held
 from supervisor.launcher.leader import tell
@@ -38,6 +38,7 @@ class Orders(NamedTuple):
     attempt: Callable[[str], bytes] | None = None  # in the prover only
     places: list[str] | tuple[str, ...] = ()  # of files that are held
     copies: int | None = None  # a mount of their copies
+    watched: list[str] | tuple[str, ...] = ()  # mounts through which the launcher is asked before a file is opened
 
 
 def limit(kind: int, value: int) -> None:
@@ -65,6 +66,9 @@ def confine(orders: Orders, ctl: socket.socket) -> None:
         p.unshare(p.CLONE_NEWNS)
         mounts.make_private()
         held.put_in_place(orders.copies, list(orders.places))
+        asks = notices.ask_before_opening(list(orders.watched))
+        tell(ctl, {"asks": True}, asks)
+        os.close(asks)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # the session's own, so that /dev/stdin can be opened anew
     os.dup2(null, 0)
     os.dup2(null, 1)

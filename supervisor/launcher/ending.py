@@ -31,14 +31,25 @@ def first_process_ended(run: Run) -> None:
         run.proc_status = receipts.read_status(process.pid)
     except OSError:
         run.proc_status = {}
-    while (said := process.heard()) is not None:
-        if "confined" in said[0]:
-            run.confined = True
-        else:
-            run.failure = said[0]
+    while (fd := hear(run)) is not None:
+        if fd >= 0:
+            os.close(fd)
     run.status = process.reap(block=True)
     if run.status == (None, signal.SIGKILL) and run.cause is None and is_ending(run.session.leader):
         run.cause = "lost"
+
+
+def hear(run: Run) -> int | None:
+    """Take one message of a run's child: its descriptor (a held run's sends one) or -1, None when there is none."""
+    said = run.process.heard()
+    if said is None:
+        return None
+    body, fd = said
+    if "confined" in body:
+        run.confined = True
+    elif "asks" not in body:
+        run.failure = body
+    return -1 if fd is None else fd
 
 
 def is_ending(leader: Process) -> bool:
@@ -59,6 +70,8 @@ def cause(run: Run, counters: dict[str, int]) -> str:
     """The one named cause (design, promise 6); what was asked for or due comes before what followed from it."""
     code, number = run.status or (None, None)
     failed = bool(code) or number is not None
+    if run.refused:
+        return "denied"
     if run.failure is not None:
         return "not_started"
     if run.cause is not None:
@@ -81,7 +94,7 @@ def conclude(run: Run) -> RunEnded:
     failure = run.failure or {}
     if failure:
         code = number = None
-    detail = f"{failure['step']}: {failure['error']}" if failure else ""
+    detail = run.refused or (f"{failure['step']}: {failure['error']}" if failure else "")
     usage: dict[str, Any] = {"wall_us": run.wall_us, "killed": run.killed, **counters}
     if failure:
         usage = {"errno": failure["errno"], "step": failure["step"]}

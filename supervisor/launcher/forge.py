@@ -154,6 +154,7 @@ class Forge:
                 join=group.join_fds(unified=group.clone_fd is None),
                 attempt=self._attempt,
                 places=order.get("held", []),
+                watched=order.get("watched", []),
                 copies=copies,
             )
             # Only children are concerned by this setns (pid_namespaces(7)); it is undone at once.

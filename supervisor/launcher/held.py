@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from supervisor.errors import Denied, InvalidRequest, LimitReached, StockadeError
 from supervisor.kernel import mounts as m
 from supervisor.kernel import process as p
+from supervisor.launcher.guard import Guard
 from supervisor.launcher.operations import noexec
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ _BESIDE = "/run"  # of a session, where its copies are for a moment
 
 
 class Content(NamedTuple):
-    """What a file held when it was read, and its mode and time."""
+    """What a file held when it was read, its mode and time, and which file it is."""
 
     data: bytes
     mode: int
     mtime_ns: int
+    identity: tuple[int, int]  # device and inode
 
     @property
     def sha256(self) -> str:
@@ -72,7 +74,7 @@ def read(place: Workspace, path: str) -> Content:
             raise _refused(path, os.strerror(e.errno or 0)) from e
     if len(data) > MOST_BYTES:
         raise _refused(path, f"larger than {MOST_BYTES} bytes")
-    return Content(data, info.st_mode, info.st_mtime_ns)
+    return Content(data, info.st_mode, info.st_mtime_ns, (info.st_dev, info.st_ino))
 
 
 def _whole(fd: int) -> bytes:
@@ -108,9 +110,11 @@ class Held:
     directory: str
     places: list[str]  # where a session sees the files
     size: int
+    guard: Guard
     tree: int = -1
+    asks: int = -1  # is asked before the run opens a file (kernel.notices), from when the child sent it
 
-    def close(self) -> None:
+    def close_tree(self) -> None:
         """Let go of the mount; the child has it now."""
         if self.tree >= 0:
             os.close(self.tree)
@@ -136,18 +140,27 @@ class Copies:
     def hold(self, place: Workspace, run: str, wanted: dict[str, str], *, executable: bool) -> Held:
         """Copy files of a workspace for a run. Raises Denied when one is not what was approved, LimitReached when too
         much is held, InvalidRequest as `read`, OSError; then nothing is kept."""
-        contents = {path: read(place, path) for path in wanted}
-        for path, content in contents.items():
-            if content.sha256 != wanted[path]:
-                raise Denied(f"{path} is not what was approved: it was changed since", field="files", hint="ask again")
-        size = sum(len(content.data) for content in contents.values())
-        if self.size + size > MOST_HELD:
-            raise LimitReached(f"more than {MOST_HELD} bytes of files are held", hint="wait for other runs to end")
-        held = Held(os.path.join(self.directory, run), [f"{place.path}/{path}" for path in wanted], size)
-        os.mkdir(held.directory, 0o700)
-        self.size += size
         try:
-            for number, content in enumerate(contents.values()):
+            guard = Guard(place, list(wanted))
+        except (OSError, UnicodeEncodeError) as e:
+            raise _refused(", ".join(wanted)[:200], getattr(e, "strerror", None) or "no name of a file") from e
+        try:
+            contents = self._read(place, wanted, guard)
+            held = Held(
+                os.path.join(self.directory, run),
+                [f"{place.path}/{path}" for path in wanted],
+                sum(len(content.data) for content in contents),
+                guard,
+            )
+            if self.size + held.size > MOST_HELD:
+                raise LimitReached(f"more than {MOST_HELD} bytes of files are held", hint="wait for other runs to end")
+            os.mkdir(held.directory, 0o700)
+        except BaseException:
+            guard.close()
+            raise
+        self.size += held.size
+        try:
+            for number, content in enumerate(contents):
                 _write(os.path.join(held.directory, str(number)), content)
             held.tree = _mount(held.directory, executable=executable)
         except BaseException:
@@ -155,9 +168,24 @@ class Copies:
             raise
         return held
 
+    @staticmethod
+    def _read(place: Workspace, wanted: dict[str, str], guard: Guard) -> list[Content]:
+        found = []
+        for path, sha256 in wanted.items():
+            content = read(place, path)
+            if content.sha256 != sha256:
+                raise Denied(f"{path} is not what was approved: it was changed since", field="files", hint="ask again")
+            guard.holds(path, content.identity)
+            found.append(content)
+        return found
+
     def drop(self, held: Held) -> None:
         """Remove the copies of a run that has ended, or did not begin."""
-        held.close()
+        held.close_tree()
+        held.guard.close()
+        if held.asks >= 0:
+            os.close(held.asks)
+            held.asks = -1
         self.size -= held.size
         shutil.rmtree(held.directory)
 

@@ -119,6 +119,12 @@ def covers(profile: Profile) -> list[Operation]:
     return [*over, *(Bind(program) for program in allowed)]
 
 
+def changeable(profile: Profile, workspace: str) -> list[str]:
+    """The mounts of a session in which somebody can put another file."""
+    bound = [path for path, writable in bound_paths(profile) if writable]
+    return [workspace, *(where for where, _ in SCRATCH_PLACES), *bound]
+
+
 def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
     """Everything of a session's tree but the workspace, in the order of making."""
     tmp = profile.limits.tmp

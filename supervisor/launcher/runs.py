@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.audit import events
 from supervisor.errors import Denied, StockadeError
+from supervisor.kernel import notices
 from supervisor.launcher import ending
 from supervisor.launcher.plan import WORKSPACE, executes
 from supervisor.launcher.session import Process, Run, Session, order
@@ -176,8 +177,36 @@ class Runs:
         except BaseException:
             self._copies.drop(held)
             raise
-        held.close()
+        held.close_tree()
+        self._loop.watch(child.ctl.fileno(), lambda _: self._child_says(run))
+        self._loop.watch(held.guard.fd, lambda _: self._changed(run))
         return run
+
+    def _child_says(self, run: Run) -> None:
+        """The child of a held run tells of its own confinement, and how it is asked about what it opens."""
+        while (fd := ending.hear(run)) is not None:
+            if fd >= 0 and run.held is not None:
+                run.held.asks = fd
+                self._loop.watch(fd, lambda _: self._asked(run))
+        if run.process.silent:
+            self._loop.forget(run.process.ctl.fileno())
+
+    def _asked(self, run: Run) -> None:
+        """The run is about to open files: not when the name of one that is held led elsewhere since it is held."""
+        held = run.held
+        if held is None or held.asks < 0:
+            return
+        for opened in notices.asked(held.asks):
+            self._changed(run)
+            notices.answer(held.asks, opened, allow=not run.refused)
+            os.close(opened)
+
+    def _changed(self, run: Run) -> None:
+        """Something beside a held file was changed; when it is that file itself the run ends."""
+        touched = run.held.guard.touched() if run.held is not None else ""
+        if touched and not run.refused:
+            run.refused = f"{touched} was replaced after it was approved, so the run was ended"
+            self._kill(run, "denied")
 
     def _order(self, session: Session, message: w.StartRun, limits: Limits, fds: list[int]) -> Run:
         """Give the orders to a child; one that waited and died meanwhile is passed over. Raises OSError."""
@@ -288,6 +317,8 @@ class Runs:
             self._loop.forget(run.process.group.events_fd)
         run.session.runs.discard(run.id)
         if run.held is not None and self._copies is not None:
+            for fd in (run.held.asks, run.held.guard.fd, run.process.ctl.fileno()):
+                self._loop.forget(fd)
             self._copies.drop(run.held)
         ended = ending.conclude(run)
         for wrong in ending.wrongs(run):

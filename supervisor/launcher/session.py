@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.launcher import workspace as workspaces
 from supervisor.launcher.disk import DiskWatch
-from supervisor.launcher.plan import WORKSPACE, Identity, executes, writes_workspace
+from supervisor.launcher.plan import WORKSPACE, Identity, changeable, executes, writes_workspace
 from supervisor.wire import framing
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Session:
         fds = (self.leader.pidfd,) if self.ruleset < 0 else (self.leader.pidfd, self.ruleset)
         if held is not None:
             order["held"] = held.places
+            order["watched"] = changeable(self.profile, self.workspace)
             fds = (*fds, held.tree)
         return self.world.forge.order(order, self.group.child(name, make=False), fds)
 
@@ -237,6 +238,7 @@ class Run:
     waits: bool = False  # for the cgroup to become empty
     timers: dict[str, Timer] = field(default_factory=dict)
     held: Held | None = None
+    refused: str = ""  # why it was ended although it was permitted: a held file was replaced
 
     @property
     def deadline(self) -> float:

@@ -23,7 +23,7 @@ from tests.unit.decide.samples import profile
 
 
 def run(status: tuple[int | None, int | None], **changes: Any) -> Any:
-    return SimpleNamespace(**{"status": status, "cause": None, "failure": None, "killed": 0, **changes})
+    return SimpleNamespace(**{"status": status, "cause": None, "failure": None, "killed": 0, "refused": "", **changes})
 
 
 CASES: list[tuple[Any, dict[str, int], str]] = [
@@ -45,6 +45,7 @@ CASES: list[tuple[Any, dict[str, int], str]] = [
     (run((127, None), failure={"step": "exec"}, cause="cancelled"), {}, "not_started"),
     (run((None, signal.SIGKILL), cause="lost"), {}, "lost"),
     (run((None, None)), {}, "exited"),
+    (run((127, None), failure={"step": "exec"}, cause="denied", refused="x.sh was replaced"), {}, "denied"),
 ]
 
 
