@@ -138,8 +138,10 @@ def _put(table: Any, path: Path, value: Any) -> None:
     """The same change on plain data, which the edited text is compared with."""
     for n, part in enumerate(path[:-1]):
         if isinstance(part, int):
-            if part >= len(table):
+            if part > len(table):
                 raise _nowhere(path[: n + 1], len(table))
+            if part == len(table):
+                table.append({})
             table = table[part]
         else:
             table = table.setdefault(part, [] if isinstance(path[n + 1], int) else {})
@@ -164,6 +166,8 @@ def _edit(table: Any, path: Path, value: Any) -> None:
         if not isinstance(part, int) and part not in table:
             following = path[n + 1]
             table.append(part, tomlkit.aot() if isinstance(following, int) else tomlkit.table())
+        elif isinstance(part, int) and part == len(table):
+            table.append(tomlkit.table())
         table = table[part]
     last = path[-1]
     if isinstance(last, int) and last == len(table):

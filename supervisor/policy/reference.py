@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from supervisor.policy import confining, deciding, metering, model
+from supervisor.policy import confining, deciding, metering, model, pages
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -152,7 +152,7 @@ def page() -> str:
                     f"### `{name.removeprefix('*.')}`\n\n{key.meaning}\n\n"
                     f"- value: {key.unit}; {default}\n- enforced by: {key.enforcer}\n- probe: `{key.probe}`\n"
                 )
-    return "\n".join([*out, PAGE])
+    return "\n".join([*out, PAGE, pages.worked(), pages.others()]).rstrip() + "\n"
 
 
 def main(arguments: list[str]) -> None:
