@@ -32,6 +32,10 @@ _CHUNK = 1 << 16
 _GRACE = 200  # milliseconds from the end of its output to its own
 
 
+class _Over(ShellSyntaxError):
+    """A bound was reached; another dialect would reach it too."""
+
+
 def binary() -> Path:
     """Where shfmt is. Raises Unavailable when it is not there."""
     beside = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))]
@@ -75,6 +79,8 @@ class Shfmt:
         for i, dialect in enumerate(DIALECTS):
             try:
                 tree = self._parse(data, dialect, deadline)
+            except _Over:
+                raise
             except ShellSyntaxError as e:
                 problem = problem if i else e
                 continue
@@ -171,7 +177,7 @@ class Shfmt:
             left = deadline - time.monotonic()
             events = poll.poll(max(0.0, left) * 1000) if left > 0 else []
             if not events:
-                raise ShellSyntaxError(f"not parsed within {self._seconds:g} seconds")
+                raise _Over(f"not parsed within {self._seconds:g} seconds")
             for fd, _ in events:
                 if fd == to:
                     try:
@@ -189,7 +195,7 @@ class Shfmt:
                     poll.unregister(fd)
                     open_fds.discard(fd)
                 elif len(read[fd]) > MAX_OUTPUT:
-                    raise ShellSyntaxError("its syntax tree is larger than can be followed")
+                    raise _Over("its syntax tree is larger than can be followed")
         return bytes(read[out]), bytes(read[err])
 
 

@@ -3,18 +3,29 @@
 This is advice for policy and for people who are asked, never the boundary: what must not happen is the profile's to
 prevent, in the kernel. So everything here errs towards saying what it saw, and an unknown word is called unknown.
 
+    analyse.py    the entry points: a command, a script
+    match.py      patterns of policy against what was found
     model.py      what is found: commands, risks, named paths
-    programs.py   what well-known programs are and how their options read
-    marks.py      what stands in a word for what is not known
-    scope.py      what is known of variables, functions, aliases, the directory
+
+    walk.py       through the syntax tree, statement by statement
+    compound.py   lists, pipes, loops, conditions, functions
     words.py      from a word of the parser to what the shell makes of it
     params.py     what `${...}` stands for
-    walk.py       through the syntax tree, statement by statement
-    calls.py      one simple command: what it is, what it starts in turn, what it writes to a pipe
-    starters.py   the programs that start others: env, xargs, find, ssh, git and so on
+    scope.py      what is known of variables, functions, aliases, the directory
+    marks.py      what stands in a word for what is not known
+    flow.py       what runs through a pipe
+    limits.py     how far all this goes
+
+    calls.py      one simple command: noted, looked at, followed into what it starts
+    builtins.py   commands of the shell that change what holds for the next
+    readers.py    shells and interpreters: whatever reads a text as a program
     inline.py     what code handed to python, perl, awk and so on starts
+    starters.py   env, xargs, find, ssh and so on: programs that start others
+    tools.py      the same of git, make, tar, docker and so on
+    options.py    how arguments are told apart
+    programs.py   tables of well-known programs and of their options
+
     risks.py      signs of danger in one command
+    services.py   the same in what talks to other hosts, clouds, containers
     places.py     the paths that a command names, and which of them are dangerous
-    match.py      patterns of policy against all that
-    analyse.py    the entry points
 """

@@ -13,8 +13,8 @@ from supervisor.decide.shell import calls, readers, tools
 from supervisor.decide.shell import starters as s
 from supervisor.decide.shell.flow import EMPTY, Flow
 from supervisor.decide.shell.limits import TooMuch
-from supervisor.decide.shell.marks import clean
-from supervisor.decide.shell.model import MAX_JSON, Analysis, Parse, ShellSyntaxError
+from supervisor.decide.shell.marks import clean, reserved
+from supervisor.decide.shell.model import Analysis, Parse, ShellSyntaxError
 from supervisor.decide.shell.programs import INTERPRETERS, RUNNERS, SHELLS, STARTERS, WRAPPERS, base, family
 from supervisor.decide.shell.scope import Scope
 from supervisor.decide.shell.walk import Walk
@@ -26,6 +26,7 @@ __all__ = ["Parse", "analyse_argv", "analyse_script", "needs_parser"]
 
 MAX_TEXT = 65_536  # characters of a script that are looked at
 _TOO_MUCH = "it runs more than can be followed"
+_LINE = 4096  # characters
 _LINES = 24  # of a text that does not parse, how many are looked at alone
 _INTERESTING = SHELLS | INTERPRETERS | WRAPPERS
 
@@ -96,9 +97,10 @@ def _argv(argv: Sequence[str], parse: Parse | None, stdin: str | None) -> Analys
     if not argv or not argv[0]:
         return Analysis()
     walk = Walk(parse)
-    words = [clean(w) for w in argv]
+    whole = " ".join(argv)
+    words = list(argv) if reserved(whole) is None else [clean(w) for w in argv]
     given = EMPTY if stdin is None else Flow(clean(stdin[:MAX_TEXT]))
-    span = (0, sum(map(len, words)) + len(words) - 1)
+    span = (0, len(whole))
     return _walked(walk, lambda: calls.simple(walk, words, Scope(), span, [], given))
 
 
@@ -129,10 +131,10 @@ def analyse_script(text: str, parse: Parse, stdin: str | None = None) -> Analysi
 
 def _by_line(walk: Walk, text: str, parse: Parse, scope: Scope) -> None:
     """What a shell would have run before it came to the error, and every line that is a command by itself."""
-    offset = left = 0
-    left = _LINES
-    for line in text.split("\n"):
-        if line.strip() and left:
+    offset, left = 0, _LINES
+    lines = text.split("\n")
+    for line in lines:
+        if line.strip() and left and len(line) < _LINE and len(lines) > 1:
             left -= 1
             try:
                 tree: dict[str, Any] = parse(line)
@@ -149,9 +151,7 @@ def _walked(walk: Walk, run: Callable[[], object]) -> Analysis:
         run()
     except (TooMuch, RecursionError):
         walk.problem = walk.problem or _TOO_MUCH
-    commands = tuple(walk.commands)
-    if sum([len(w or "") for c in commands for w in c.words]) > 4 * MAX_JSON:
-        walk.problem = walk.problem or _TOO_MUCH
+    parsed = not walk.problem
     return Analysis(
-        commands, tuple(walk.risks), tuple(walk.paths), tuple(walk.scripts), parsed=not walk.problem, error=walk.problem
+        tuple(walk.commands), tuple(walk.risks), tuple(walk.paths), tuple(walk.scripts), parsed, walk.problem
     )

@@ -182,4 +182,10 @@ def bound(call: Call) -> Flow | None:
     for i, w in enumerate(words[:-1]):
         if w in ("-C", "-x"):
             call.shell(words[i + 1].split(":", 1)[-1] if call.name == "bind" else words[i + 1], f"{call.name} {w}")
-    return reads(call) if call.name in ("mapfile", "readarray") else EMPTY
+    if call.name not in ("mapfile", "readarray"):
+        return EMPTY
+    reads(call)
+    names = [w for w in words[1:] if w.isidentifier()]
+    if names and call.stdin.text is not None and call.stdin is not EMPTY and call.scope.sure and "-t" in words:
+        call.scope.vars[names[-1]] = call.stdin.text.rstrip("\n").split("\n")[:512]
+    return EMPTY

@@ -75,6 +75,12 @@ class Call:
         return frozenset().union(*(one.traits for one in self.flows)) if self.flows else f.NOTHING_AT_ALL
 
 
+# Builtins that read a word as the name of a variable, with an index that is arithmetic.
+_READ_NAMES = frozenset(
+    ["test", "[", "printf", "read", "unset", "declare", "typeset", "local", "export", "readonly", "let"]
+)
+
+
 def simple(
     walk: Walk,
     words: list[str],
@@ -115,6 +121,9 @@ def simple(
     if redirects:
         opened(walk, redirects, scope, span)
     risks.look(call)
+    if call.name in _READ_NAMES:
+        for w in words[1:]:
+            walk.hidden(w, scope)
     started = _STARTS.get(call.name)
     if started is None and call.name.startswith("git-"):
         call.run(["git", call.name[4:], *words[1:]], "git")
@@ -179,9 +188,9 @@ def _copied(call: Call) -> Flow:
 
 def contents(walk: Walk, path: str) -> Flow:
     """What is in a file, if this very script wrote it."""
-    path = path.removeprefix("./")
-    traits = {f.FILE} | ({f.NET} if path in walk.downloaded else set())
-    return Flow(walk.written.get(path), frozenset(traits), (path,))
+    name = path.removeprefix("./")
+    traits = {f.FILE} | ({f.NET} if name in walk.downloaded else set())
+    return Flow(walk.written.get(name), frozenset(traits), (path,))
 
 
 def _echoed(words: list[str]) -> str:
@@ -286,6 +295,8 @@ def captured(walk: Walk, flow: Flow, redirects: list[tuple[str, str]]) -> Flow:
 
 def _wrote(walk: Walk, path: str, flow: Flow, *, append: bool) -> None:
     path = path.removeprefix("./")
+    if unknown(path) and f.NET in flow.traits:
+        walk.fetched = True
     if unknown(path) or path in _STREAMS or len(walk.written) > 1000:
         return
     text = flow.text

@@ -162,6 +162,7 @@ def declaration(walk: Walk, node: dict[str, Any], scope: Scope, _stdin: Flow) ->
     if any(w.startswith("-") and "n" in w for w in words[1:]) and words[0] != "export":
         scope.vars.update({name: ANY for name, _, _ in assigned})  # a name for another variable
     for w in words[1:]:
+        walk.hidden(w, scope)
         if "=" in w:  # export "$name=$value"
             scope.vars[w.split("=")[0]] = ANY
     calls.assigned(walk, assigned, scope, walk.span(node, scope), alone=True)

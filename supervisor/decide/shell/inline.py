@@ -20,7 +20,14 @@ _TEXT_CALL = re.compile(
     r"\s*(?:\(|\s|\{)\s*(?:os\.P_\w+\s*,\s*|\w+\s*=\s*)?"
     r"(\[[^\]]*\]|" + _STRING + r"(?:\s*,\s*(?:\[[^\]]*\]|" + _STRING + r"))*)",
 )  # fmt: skip
-_BACKTICKS = re.compile(r"`([^`\n]+)`|\bqx\s*[{(/|]([^})/|]*)|%x\s*[\[({]([^\])}]*)")
+_BACKTICKS = re.compile(
+    r"`([^`\n]+)`|(?:\bq[xw]|%x)\s*(?:\(([^)]*)\)|\{([^}]*)\}|\[([^\]]*)\])|\bqx\s*([|!#])(.*?)\5", re.DOTALL
+)
+# Code that could run a text which it holds in a variable.
+_CAPABLE = re.compile(
+    r"\b(?:system|popen|exec\w*|spawn\w*|subprocess|getattr|__import__|eval|shell_exec|passthru|qx|getline|timeit|child_process)\b"
+    r"|\|\s*\"(?:/bin/)?(?:ba|da|z)?sh"
+)
 _UNQUOTED = re.compile(r"(?:^|[;\[\n])\s*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(([^)'`\"]+)\)")
 _OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s*,?\s*["']\s*\|?([^"'|]+)\|?["']""")
 _PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
@@ -80,13 +87,19 @@ def starts(code: str) -> list[str | list[str]]:
     out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
     for pattern in (_BACKTICKS, _PIPED):
         for match in pattern.finditer(code):
-            found = next((g for g in match.groups() if g), "")
+            found = next((g for g in match.groups() if g and len(g) > 1), "")
             if found:
                 out.append(ansi(found) if "\\" in found else found)
+    if _CAPABLE.search(code):
+        texts = [t for t in strings(code) if " " in t.strip() and len(t) < 4096]
+        out += texts
+        for text in texts:
+            if _CAPABLE.search(text) and text != code:
+                out += starts(text)
     return out[:64]
 
 
-def literals(code: str) -> list[str]:
+def strings(code: str) -> list[str]:
     """The strings that stand in the code."""
     return [literal(m.group(1)) for m in _LITERAL.finditer(code[:65536])][:512]
 

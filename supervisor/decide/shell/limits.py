@@ -7,6 +7,8 @@ MAX_NESTING = 120  # statements inside of statements
 MAX_COMMANDS = 4000
 MAX_STEPS = 60_000
 MAX_TEXTS = 64  # that need the parser
+MAX_PARSED = 131_072  # characters of them
+MAX_REFUSED = 8  # texts that do not parse
 
 
 class TooMuch(Exception):

@@ -20,6 +20,7 @@ _TO_QUOTED = str.maketrans(_QUOTED)
 _FROM_QUOTED = str.maketrans({v: k for k, v in _QUOTED.items()} | {NOTHING: ""})
 _UNKNOWN = re.compile("[\ufdd0-\ufdd2]")
 _RESERVED = re.compile("[\ufdd0-\ufddf]")
+reserved = _RESERVED.search  # whether any is in a text
 _GLOB = re.compile(r"[*?]|\[.")
 
 

@@ -182,7 +182,7 @@ def _read(name: str, command: Command) -> _Read:
         found = found._replace(operands=("push", *found.operands[1:]))
     if name == "git" and "push" in found.operands[:1]:
         forced = any(w.startswith(("--force-w", "--mirror")) for w in words) or any(
-            w.startswith("+") for w in found.operands[1:]
+            w.startswith("+") or re.match(r"remote\..*\.push=\+", w) for w in words
         )
         if forced:
             found = found._replace(flags=found.flags | {"f"})

@@ -28,7 +28,7 @@ def expand(by: Expander, part: dict[str, Any], *, quoted: bool) -> str:
     if name == "IFS" and not quoted and "IFS" not in by.scope.vars:
         return SPLIT
     value = look_up(by, name)
-    if value == "~" and ("Slice" in part or "Repl" in part or part.get("Exp", {}).get("Op", "")[:1] in "#%"):
+    if value == "~" and ("Slice" in part or "Repl" in part or part.get("Exp", {}).get("Op") in ("#", "##", "%", "%%")):
         value = "/home/agent"
     if name not in ("@", "*"):
         value = _indexed(value, index)
@@ -121,6 +121,8 @@ def _operated(by: Expander, name: str, value: Value, exp: dict[str, Any]) -> Val
         return changed if len(op) == 2 else changed[:1] + value[1:]
     if op in ("#", "##", "%", "%%") and operand and not globs(operand) and not unknown(operand):
         return value.removeprefix(operand) if "#" in op else value.removesuffix(operand)
+    if op == "@" and operand == "P" and ("$(" in value or "`" in value):
+        by.walk.script(f'echo "{value}"', by.scope.copy(), by.scope.span or (0, 0), "prompt", guess=True)
     if op == "@" and operand in ("Q", "E", "P"):
         return value
     by.unsure = True

@@ -182,7 +182,18 @@ def look(call: Call) -> None:
 
 def _named(name: str, word: str, before: str) -> tuple[str, bool]:
     """The path in a word, "" when there is none; and whether the word says that it is written."""
-    writes = before in ("-o", "-O", "--output", "--output-document", "-outfile", "--out", "-out", "--outfile")
+    writes = before in (
+        "-o",
+        "-O",
+        "-P",
+        "--directory-prefix",
+        "--output",
+        "--output-document",
+        "-outfile",
+        "--out",
+        "-out",
+        "--outfile",
+    )
     if word[:1] == "-":
         if "/" not in word and "~" not in word:
             return "", False

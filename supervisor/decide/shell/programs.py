@@ -79,7 +79,7 @@ STARTERS: dict[str, Start] = {
     "unbuffer": _start(),
     "rlwrap": _start("cfHPqsS"),
     "cpulimit": _start("lpeP", "limit pid exe path"),
-    "systemd-run": _start("EptuMHPU", "unit property description slice uid gid nice setenv working-directory machine "
+    "systemd-run": _start("EpuMH", "unit property description slice uid gid nice setenv working-directory machine "
                           "host on-active on-calendar on-boot on-startup timer-property service-type"),
     "systemd-inhibit": _start("", "what who why mode"),
     "valgrind": _start(),
@@ -91,6 +91,7 @@ STARTERS: dict[str, Start] = {
     "ifne": _start(),
     "setpriv": _start("", "reuid regid groups inh-caps ambient-caps bounding-set securebits pdeathsig ruid euid"),
     "s6-setuidgid": _start("", "", 1),
+    "run0": _start("ugD", "user group chdir unit property setenv"),
     "gosu": _start("", "", 1),
     "su-exec": _start("", "", 1),
     "setuidgid": _start("", "", 1),

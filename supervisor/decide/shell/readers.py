@@ -118,6 +118,9 @@ def interpreter(call: Call) -> Flow | None:
             if w in ("-m", "-W", "-X", "-I", "-r", "-l", "--require", "--import", "-C"):
                 at += w not in ("-I",) or call.name != "python"
                 if w == "-m" and call.name in ("python", "pypy"):
+                    for text in words[at + 1 :]:
+                        if "(" in text:
+                            code(call, text, f"{call.name} -m")
                     return None
         else:
             break
@@ -164,6 +167,8 @@ def code(call: Call, text: str, via: str) -> None:
         risks.code(call, Flow(text, traits), via)
     if text and not collapsed(text).strip(ANY + SUBST + " \n;"):
         call.risk("dynamic", f"what {via} runs is only known at run time")
+    if f.NET in call.stdin.traits and re.search(r"\b(?:exec|eval)\b[\s\S]*(?:stdin|STDIN|<>|read)", text):
+        call.risk("remote_code", f"{via} runs what came over the network")
     for kind, detail in inline.signs(text):
         call.risk(kind, detail)
     for path in inline.deletes(text):
@@ -172,7 +177,7 @@ def code(call: Call, text: str, via: str) -> None:
             call.walk.command(["rm", "-rf", path], call.inner(via), call.span, [], EMPTY)
     for path, writes in inline.paths(text):
         places.note(call, path, writes=writes)
-    for path in inline.literals(text):
+    for path in inline.strings(text):
         if path[:1] in "/~" and places.SECRET.search(path):
             places.note(call, path, writes=False)
     for one in inline.starts(text):
@@ -185,6 +190,10 @@ def code(call: Call, text: str, via: str) -> None:
 
 def awk(call: Call) -> Flow | None:
     at = operand(call.words, 1, "Fvfi", frozenset(["field-separator", "assign", "file", "include"]))
+    if any(SUBST in w for w in call.words[1:at]):
+        given = f.joined(list(call.flows))
+        risks.code(call, given, call.name)
+        code(call, given.text or "", call.name)
     if "-f" not in call.words[:at] and at < len(call.words):
         code(call, call.words[at], call.name)
     return None

@@ -60,6 +60,10 @@ _RUN_BY_OTHERS = re.compile(
 )
 
 
+# Programs that belong to the system; anything else that is run by its path is a file that somebody may look at.
+_INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
+
+
 def dynamic(call: Call) -> None:
     """A command of which only the run will know what it is."""
     first, rest = call.words[0], call.words[1:]
@@ -97,7 +101,8 @@ def look(call: Call) -> None:
         found(call)
     elif name.startswith(("mkfs.", "fsck.")):
         call.risk("destructive", f"{name} works on devices")
-    if call.walk.downloaded and "/" in words[0]:
+    if "/" in words[0] and not _INSTALLED.match(words[0]):
+        call.walk.scripts[words[0]] = None
         ran_script(call, words[0])
     for w in words:
         if len(w) > 8 and ("stratum" in w or "169.254.169.254" in w or "metadata.google" in w):
@@ -107,7 +112,7 @@ def look(call: Call) -> None:
 def ran_script(call: Call, path: str) -> None:
     """A file that a shell or interpreter is told to run."""
     names = {path, path.removeprefix("./"), "./" + path}
-    if names & call.walk.downloaded:
+    if names & call.walk.downloaded or (call.walk.fetched and unknown(path)):
         call.risk("remote_code", f"{path} came over the network")
 
 
@@ -203,6 +208,11 @@ def _privilege(call: Call) -> None:
         call.risk("destructive", "changes the owner of what is very much")
 
 
+def _made(call: Call) -> None:
+    if re.search(r" (?:-m|--mode)[ =]?(?:0?777|a\+rwx)\b", " ".join(call.words)):
+        call.risk("privilege", "makes what anybody may change")
+
+
 def _kill(call: Call) -> None:
     if "-1" in call.words[2:] or ("--" in call.words and "-1" in call.words):
         call.risk("destructive", "ends every process that it can")
@@ -288,10 +298,9 @@ def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, i
     elif name in ("HISTFILE", "HISTSIZE", "HISTFILESIZE") and value in ("/dev/null", "0", ""):
         walk.risk("evasion", "turns the history of commands off", span)
     elif name in ("BASH_ENV", "ENV") and value:
+        walk.risk("evasion", f"{name} makes shells read something first", span)
         if "/" in value or unknown(value):
             walk.scripts[shown(value)] = None
-        if unknown(value):
-            walk.risk("evasion", f"{name} makes shells read something first", span)
     elif name in ("BASH_ALIASES", "BASH_CMDS"):
         walk.risk("evasion", "changes what names of commands mean", span)
     elif _RUN_BY_OTHERS.match(name) and value and not unknown(value):
@@ -316,6 +325,7 @@ _BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("cp", "ln", "install"), _renamed),
     "rm": _rm, "rmdir": _rm, "unlink": _rm, "dd": _dd, "mv": _mv, "chmod": _chmod, "kill": _kill,
     "systemctl": _systemctl,
-    "mkfs": _named("destructive", "makes a file system anew"), "crontab": _crontab, "history": _history, "set": _set,
+    "mkdir": _made, "mkfs": _named("destructive", "makes a file system anew"), "crontab": _crontab,
+    "history": _history, "set": _set,
     "unset": _unset, "printenv": _printenv, "find": _find,
 }  # fmt: skip

@@ -52,14 +52,17 @@ def _gpg(call: Call) -> None:
         call.risk("secrets", "writes out secret keys")
 
 
+_HOST = re.compile(
+    r"--privileged|--cap-add[= ](?:ALL|SYS_)|--pid[= ]host|--userns[= ]host|--security-opt[= ]\S*unconfined"
+    r"|docker\.sock|(?:-v|--volume)[= ]?/(?:etc|root|var|home|proc|sys|dev|boot)?/?:|source=/,"
+    r"|--device[= ]/dev/(?:sd|mem|nvme)"
+)
+
+
 def _docker(call: Call) -> None:
     words = call.words
     joined = " ".join(words)
-    if re.search(r"--privileged|--cap-add[= ](?:ALL|SYS_)|--pid[= ]host|--userns[= ]host"
-        r"|--security-opt[= ]\S*unconfined"
-                 r"|(?:-v|--volume)[= ]?/(?:etc|root|var|home|proc|sys|dev|boot)?/?:"
-        r"|docker\.sock|source=/,|--device[= ]/dev/(?:sd|mem|nvme)",
-                 joined):  # fmt: skip
+    if _HOST.search(joined):
         call.risk("privilege", "a container with the rights of the host")
     if re.search(r"(?:system|volume) prune.*(?:-a|--all|--volumes)|volume rm|stack rm|swarm leave", joined):
         call.risk("destructive", "deletes data of containers")
@@ -70,21 +73,25 @@ def _terraform(call: Call) -> None:
         call.risk("destructive", "destroys what it made")
 
 
+_REWRITES = re.compile(
+    r"\b(?:filter-branch|filter-repo)\b|\breflog (?:expire|delete)\b|\bupdate-ref -d\b|push .*--(?:mirror|prune)"
+    r"|push .*(?:--delete|-d) \S*.*\b(?:main|master)\b|push .* :(?:main|master)\b"
+)
+_ELSEWHERE = re.compile(
+    r"(?:-c core\.(?:hookspath|fsmonitor)=|config .*core\.(?:hookspath|fsmonitor) )(?!false\b|\.githooks|\.husky)\S",
+    re.IGNORECASE,
+)
+
+
 def _git(call: Call) -> None:
     joined = " ".join(call.words[1:])
     if "--help" in call.words:
         return
-    if re.search(r"\b(?:filter-branch|filter-repo)\b|\breflog (?:expire|delete)\b|\bupdate-ref -d\b"
-        r"|push .*--(?:mirror|prune)"
-                 r"|push .*(?:--delete|-d) \S*.*\b(?:main|master)\b|push .* :(?:main|master)\b", joined):  # fmt: skip
+    if _REWRITES.search(joined):
         call.risk("destructive", "rewrites or deletes history")
-    if re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
+    if "credential" in joined and re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
         call.risk("secrets", "prints stored passwords")
-    if re.search(r"core\.(?:hookspath|fsmonitor)(?!\s*=?\s*(?:false|\.githooks|\.husky))", joined, re.IGNORECASE) and (
-        re.search(
-            r"-c core\.(?:hookspath|fsmonitor)=\S|config .*core\.(?:hookspath|fsmonitor) \S", joined, re.IGNORECASE
-        )
-    ):
+    if _ELSEWHERE.search(joined):
         call.risk("persistence", "git runs hooks of another place from now on")
 
 
@@ -111,8 +118,10 @@ def _download(call: Call) -> None:
     for i, w in enumerate(words[1:], 1):
         value = words[i + 1] if i + 1 < len(words) else ""
         letter = "o" if call.name == "curl" else "O" if call.name == "wget" else "o"
-        if re.fullmatch(rf"-[a-zA-Z]*{letter}|--output|--output-document|--out", w) and value and not unknown(value):
-            call.walk.downloaded.add(value)
+        if re.fullmatch(rf"-[a-zA-Z]*{letter}|--output|--output-document|--out", w) and value:
+            if unknown(value):
+                call.walk.fetched = True
+            call.walk.downloaded.add(value.removeprefix("./"))
         elif w.startswith(("--output=", "--output-document=", "-O/", "-o/")):
             call.walk.downloaded.add(w.split("=", 1)[1] if "=" in w else w[2:])
         elif "://" in w and (call.name == "wget" or {"-O", "--remote-name"} & set(words) or "-LO" in words or any(
@@ -137,6 +146,9 @@ def _netcat(call: Call) -> None:
 
 
 def _copy(call: Call) -> None:
+    paths = operands(call.words)
+    if len(paths) > 1 and any(re.match(r"[\w.@-]+:", w) for w in paths[:-1]):
+        call.walk.downloaded.add(paths[-1].removeprefix("./"))
     if call.name in ("scp", "rsync", "sftp") and re.search(
         r":", operands(call.words)[-1] if operands(call.words) else ""
     ):

@@ -31,6 +31,8 @@ def starter(call: Call) -> Flow | None:
     if call.name == "taskset" and any(w.startswith("-") and "c" in w for w in words[1:at]):
         at += 1
         return call.run(words[at:], "taskset") if at < len(words) else None
+    if call.name == "bwrap":
+        at = _bwrap(words)
     at += how.operands
     while how.assigns and at < len(words) and _ASSIGNMENT.match(words[at]):
         at += 1
@@ -47,8 +49,30 @@ def starter(call: Call) -> Flow | None:
     return call.run(words[at:], call.name)
 
 
+_BWRAP = {
+    **dict.fromkeys(
+        ("bind", "dev-bind", "ro-bind", "bind-try", "dev-bind-try", "ro-bind-try", "symlink", "setenv", "file",
+         "bind-data", "ro-bind-data", "chmod"), 2,
+    ),
+    **dict.fromkeys(
+        ("proc", "dev", "tmpfs", "mqueue", "dir", "unsetenv", "chdir", "uid", "gid", "hostname", "seccomp", "args",
+         "lock-file", "sync-fd", "remount-ro", "cap-add", "cap-drop", "perms", "size", "exec-label"), 1,
+    ),
+}  # fmt: skip
+
+
+def _bwrap(words: list[str]) -> int:
+    at = 1
+    while at < len(words) and words[at].startswith("--") and words[at] != "--":
+        at += 1 + _BWRAP.get(words[at][2:], 0)
+    return at + (at < len(words) and words[at] == "--")
+
+
 def runner(call: Call) -> Flow | None:
     subcommands, short = RUNNERS[call.name]
+    text = option(call.words[1:], "-c", "--call") if call.name == "npm" else None
+    if text:
+        return call.shell(text, "npm exec -c")
     at = operand(call.words, 1)
     if at >= len(call.words) or call.words[at] not in subcommands:
         return None
@@ -194,7 +218,8 @@ def joined(call: Call) -> Flow | None:
         if found and found[1].lower() != "none":
             call.shell(found[1], "ssh ProxyCommand")
     if at + 1 < len(words):
-        return call.shell(" ".join(words[at + 1 :]), "ssh")
+        call.shell(" ".join(words[at + 1 :]), "ssh")
+        return Flow(None, frozenset([f.NET]))
     if call.stdin.text and at < len(words):
         return call.shell(call.stdin.text, "ssh", stdin=EMPTY)
     return None
@@ -209,14 +234,16 @@ def parallel(call: Call) -> Flow | None:
     template = " ".join(words[at:end])
     items = [w for w in words[end + 1 :] if not w.startswith(":::")] or (call.stdin.text or ANY).split("\n")
     for item in [i for i in items if i][:16]:
-        text = item.join(re.split(r"\{[./#%\d]*\}", template))
+        text = item if not template else item.join(re.split(r"\{[./#%\d]*\}", template))
         call.shell(text if text != template or not template else f"{template} {item}", "parallel", stdin=EMPTY)
     return UNKNOWN
 
 
 def sed(call: Call) -> Flow | None:
-    """GNU sed runs commands: `e cmd`, and `s///e`."""
+    """GNU sed runs commands: `e cmd`, and `s///e`; and writes files: `w file`."""
     for w in call.words[1:]:
+        for found in re.finditer(r"(?:^|[;\n}/gpI])w\s+(\S+)", w):
+            places.note(call, found[1], writes=True)
         for found in re.finditer(r"(?:^|[;\n}])\s*(?:\d+|\$|/[^/]*/)?(?:,\S+)?\s*e\s+([^\n]+)", w):
             call.shell(found[1], "sed e")
         if re.search(r"^(?:\d+|/[^/]*/)?s(.).*\1.*\1[gpiI0-9]*e[gpiI]*$", w, re.DOTALL) and w != "-E":

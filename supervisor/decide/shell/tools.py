@@ -147,8 +147,8 @@ def make(call: Call) -> Flow | None:
         text = w[7:] if w.startswith("--eval=") else None
         if w in ("--eval", "-E") and i + 1 < len(call.words):
             text = call.words[i + 1]
-        if text:
-            _recipes(call, text)
+        if text or "$(shell" in w:
+            _recipes(call, text or w)
         if w in ("-", "/dev/stdin") and call.words[i - 1] in ("-f", "--file", "--makefile") and call.stdin.text:
             _recipes(call, call.stdin.text)
     return None

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.shell import calls, compound
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow, joined
-from supervisor.decide.shell.limits import MAX_COMMANDS, MAX_DEPTH, MAX_NESTING, MAX_STEPS, MAX_TEXTS, TooMuch
+from supervisor.decide.shell.limits import (
+    MAX_COMMANDS,
+    MAX_DEPTH,
+    MAX_NESTING,
+    MAX_PARSED,
+    MAX_REFUSED,
+    MAX_STEPS,
+    MAX_TEXTS,
+    TooMuch,
+)
 from supervisor.decide.shell.marks import ANY, SUBST, known
 from supervisor.decide.shell.model import Command, Named, Parse, Risk, ShellSyntaxError
 from supervisor.decide.shell.words import Expander
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 
 # A text of one command without anything that the shell would read otherwise than as words with blanks between.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]+(?:[ \t]+[A-Za-z0-9_./:,@%+=-]+)*")
+_SUBSTITUTION = re.compile(r"\[[^\]]*(?:\$\(|`)")  # in an index
 _RESERVED = frozenset(
     ["if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "in", "select",
      "function", "time", "coproc", "let", "declare", "typeset", "local", "export", "readonly", "nameref"]
@@ -38,14 +48,17 @@ class Walk:
         "commands",
         "connected",
         "downloaded",
+        "fetched",
         "functions",
         "inside",
         "nesting",
         "parse",
         "paths",
         "problem",
+        "refused",
         "risks",
         "scripts",
+        "size",
         "steps",
         "texts",
         "written",
@@ -58,12 +71,13 @@ class Walk:
         self.paths: dict[Named, None] = {}
         self.scripts: dict[str, None] = {}
         self.problem = ""
-        self.steps = self.nesting = 0
+        self.steps = self.nesting = self.size = self.refused = 0
         self.texts: dict[str, dict[str, Any]] = {}
         self.functions: dict[int, tuple[dict[str, Any], Scope]] = {}
         self.called: set[int] = set()
         self.downloaded: set[str] = set()  # files that came over the network
         self.written: dict[str, str | None] = {}  # files that the script itself wrote, with their text
+        self.fetched = False  # something came over the network into a file of which the name is not known
         self.connected = False  # something holds a connection to the network
         self._chars: list[int] | None = None
         self.inside = 0  # pipes and background around
@@ -125,7 +139,8 @@ class Walk:
     def tree(self, text: str, *, guess: bool = False) -> list[dict[str, Any]] | None:
         found = self.texts.get(text)
         if found is None:
-            if len(self.texts) >= MAX_TEXTS:
+            self.size += len(text)
+            if len(self.texts) >= MAX_TEXTS or self.size > MAX_PARSED or self.refused >= MAX_REFUSED:
                 raise TooMuch
             if self.parse is None:
                 self.problem = self.problem or "a text for a shell that was not parsed"
@@ -135,12 +150,18 @@ class Walk:
             except ShellSyntaxError as e:
                 self.problem = self.problem or ("" if guess else f"in a text for a shell: {e}")
                 found = {}
+                self.refused += 1
             self.texts[text] = found
         statements: list[dict[str, Any]] = found.get("Stmts") or []
         return statements + (found.get("Otherwise") or [])
 
     def substituted(self, statements: list[dict[str, Any]], scope: Scope, stdin: Flow = EMPTY) -> Flow:
         return self.statements(statements, scope.copy(), stdin)
+
+    def hidden(self, text: str, scope: Scope) -> None:
+        """Where the shell reads a text as arithmetic or as a prompt, it runs the substitutions that are in it."""
+        if _SUBSTITUTION.search(text) and len(text) < 4096:
+            self.script(f'echo "{text}"', scope.copy(), scope.span or (0, 0), "substitution", guess=True)
 
     def scan(self, node: Any, scope: Scope) -> None:
         """Everything that is run somewhere inside of arithmetic, tests, indices, patterns."""
@@ -154,7 +175,7 @@ class Walk:
                 if kind in ("CmdSubst", "ProcSubst"):
                     self.substituted(one.get("Stmts") or [], scope)
                 elif kind == "ParamExp" or "Parts" in one:
-                    Expander(self, scope).text(one if "Parts" in one else {"Parts": [one]})
+                    self.hidden(Expander(self, scope).text(one if "Parts" in one else {"Parts": [one]}), scope)
                 else:
                     stack += [v for v in one.values() if isinstance(v, (dict, list))]
 
@@ -225,6 +246,7 @@ class Walk:
         if assign.get("Index"):
             self.scan(assign["Index"], by.scope)
         text = by.text(assign.get("Value"))
+        self.hidden(text, by.scope)
         return ANY if by.unsure or assign.get("Index") else text
 
     def assign(self, scope: Scope, name: str, value: Value, assign: dict[str, Any]) -> None:

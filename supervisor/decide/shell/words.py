@@ -30,6 +30,9 @@ class Walks(Protocol):
 
     def substituted(self, statements: list[dict[str, Any]], scope: Scope, stdin: Flow = EMPTY) -> Flow: ...
     def scan(self, node: Any, scope: Scope) -> None: ...
+    def script(
+        self, text: str, scope: Scope, span: tuple[int, int], via: str, stdin: Flow = EMPTY, *, guess: bool = False
+    ) -> Flow: ...
 
 
 class Expander:

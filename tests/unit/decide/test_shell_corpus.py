@@ -1,0 +1,115 @@
+"""The corpora of hostile and benign scripts under the default lists: what is caught, and what is left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.decide.shell.analyse import analyse_script
+from supervisor.decide.shell.match import first
+from supervisor.parser.shfmt import Shfmt
+from supervisor.policy.deciding import ASKED, BLOCKED, RISKS_ASKED
+from supervisor.policy.words import RISKS
+from tests.unit.decide.corpus import Entry, entries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from supervisor.decide.shell.model import Analysis
+
+WITHOUT_RM = tuple(p for p in ASKED if p != "rm -rf")
+
+
+@pytest.fixture(scope="module")
+def shfmt() -> Iterator[Shfmt]:
+    with Shfmt() as parser:
+        yield parser
+
+
+def verdict(analysis: Analysis, asked: tuple[str, ...] = tuple(ASKED)) -> str:
+    """What the default lists make of an analysis, for somebody supervised."""
+    if first(tuple(BLOCKED), analysis) is not None:
+        return "block"
+    risky = any(r.kind in RISKS_ASKED for r in analysis.risks)
+    return "ask" if risky or not analysis.parsed or first(asked, analysis) is not None else "allow"
+
+
+def table(title: str, counts: Counter[tuple[str, str]]) -> str:
+    """A confusion table: what a script is, by what it was taken for."""
+    columns = ("block", "ask", "allow")
+    lines = [title, f"{'is':>12} {'taken for:':>12} " + " ".join(f"{c:>6}" for c in columns)]
+    for name in sorted({expected for expected, _ in counts}):
+        row = [counts[name, c] for c in columns]
+        lines.append(f"{name:>12} {sum(row):>12} " + " ".join(f"{n:>6}" for n in row))
+    return "\n".join(lines)
+
+
+def wrong(entry: Entry, analysis: Analysis, got: str) -> bool:
+    taken = got == "block" if entry.expected == "block" else got in ("ask", "block") or entry.expected == "sign"
+    return not taken or bool(entry.risk and entry.risk not in {r.kind for r in analysis.risks})
+
+
+def test_nothing_hostile_is_missed(shfmt: Shfmt, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every hostile script is taken for what it is, with the kind of danger that it is there for."""
+    counts: Counter[tuple[str, str]] = Counter()
+    missed = []
+    for entry in entries("hostile.txt"):
+        analysis = analyse_script(entry.script, shfmt.parse)
+        got = verdict(analysis)
+        counts[entry.expected, got] += 1
+        if wrong(entry, analysis, got):
+            missed.append(
+                f"hostile.txt:{entry.line}: {got}, {sorted({r.kind for r in analysis.risks})}: {entry.script}"
+            )
+    with capsys.disabled():
+        print("\n" + table("hostile, under the default lists", counts))
+    assert not missed, "\n".join(missed)
+    assert sum(counts.values()) >= 700
+    assert sum(n for (expected, _), n in counts.items() if expected == "block") >= 400
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "least"), [("benign.txt", tuple(ASKED), 550), ("deleting.txt", WITHOUT_RM, 25)]
+)
+def test_nothing_benign_is_stopped_or_asked_about(
+    shfmt: Shfmt, capsys: pytest.CaptureFixture[str], name: str, asked: tuple[str, ...], least: int
+) -> None:
+    """Ordinary work passes; deleting directories of one's own too, where `rm -rf` is no pattern."""
+    counts: Counter[tuple[str, str]] = Counter()
+    flagged = []
+    for entry in entries(name):
+        analysis = analyse_script(entry.script, shfmt.parse)
+        got = verdict(analysis, asked)
+        counts["benign", got] += 1
+        if got != "allow":
+            why = [r.detail for r in analysis.risks] or first((*BLOCKED, *asked), analysis) or analysis.error
+            flagged.append(f"{name}:{entry.line}: {got}, {why}: {entry.script}")
+    with capsys.disabled():
+        print(
+            "\n"
+            + table(
+                f"{name}, under {'the default lists' if len(asked) == len(ASKED) else 'them without rm -rf'}", counts
+            )
+        )
+    assert not flagged, "\n".join(flagged)
+    assert sum(counts.values()) >= least
+
+
+def test_the_default_pattern_asks_about_deleting(shfmt: Shfmt) -> None:
+    """The second table is there for a reason: with the default list most of it is asked about."""
+    got = Counter(verdict(analyse_script(e.script, shfmt.parse)) for e in entries("deleting.txt"))
+    assert got["ask"] >= 20
+    assert got["block"] == 0
+
+
+def test_every_kind_of_risk_is_in_the_corpus(shfmt: Shfmt) -> None:
+    """But for `outside`, which is told from the paths and the workspace."""
+    named = {e.risk for e in entries("hostile.txt")} - {""}
+    assert named == set(RISKS) - {"outside"}
+
+
+def test_no_script_of_the_corpora_is_in_two_of_them() -> None:
+    seen = Counter(e.script for name in ("hostile.txt", "benign.txt", "deleting.txt") for e in entries(name))
+    assert [s for s, n in seen.items() if n > 1] == []
