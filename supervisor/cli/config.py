@@ -48,11 +48,14 @@ def get(*, key: str, file: str | None, as_object: bool) -> None:
     import json
 
     from supervisor.policy import editing
+    from supervisor.policy.check import LISTS, TABLES
 
     path = editing.path_of(key)
-    value, source = editing.get(_text(_path(file)), path), _path(file)
-    known = editing.info(path)
-    if value is None and known is not None and known.default not in (None, "not given"):
+    text, source = _text(_path(file)), _path(file)
+    value, known = editing.get(text, path), editing.info(path)
+    # An entry that is not there has no defaults either.
+    there = path[0] not in (*TABLES, *LISTS) or editing.get(text, path[:2]) is not None
+    if value is None and there and known is not None and known.default not in (None, "not given"):
         value, source = json.loads(known.default), "the default"
     if value is None:
         raise errors.NotFound(f"{key} is not set, and has no default", field="key")
@@ -144,8 +147,15 @@ def _valid(path: str, text: str | None) -> None:
     from supervisor.policy.findings import finding, invalid
     from supervisor.policy.load import load
 
-    instead = None if text is None else {path: text.encode()}
-    failed = [row for row in tried(load(place(path), trusted_uid=os.geteuid(), instead=instead)) if not row["ok"]]
+    directory = os.path.dirname(path)
+    drop_in = os.path.basename(directory) == "policy.d"
+    where = place(os.path.dirname(directory) if drop_in else path)
+    snapshot = load(where, trusted_uid=os.geteuid(), instead=None if text is None else {path: text.encode()})
+    if path not in (file for file, _ in snapshot.files):
+        raise errors.InvalidRequest(
+            f"{path} is no policy file: nothing would read it", field="file", allowed="policy.toml, policy.d/*.toml"
+        )
+    failed = [row for row in tried(snapshot) if not row["ok"]]
     if failed:
         found = []
         for row in failed:

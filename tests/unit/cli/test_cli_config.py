@@ -94,6 +94,22 @@ def test_a_drop_in_that_would_no_longer_be_narrower_refuses_the_change(audited: 
     assert file.read_text() == TEXT
 
 
+def test_a_drop_in_is_changed_as_a_drop_in(audited: Any, stockade: Any, file: Path) -> None:
+    drop_in = file.parent / "policy.d" / "10.toml"
+    drop_in.parent.mkdir(mode=0o755)
+    drop_in.write_text("[[rates]]\nper_minute = 5\n")
+    assert stockade("config", "set", "rates.0.per_minute", "3", "--file", str(drop_in)).returncode == 0
+    assert drop_in.read_text() == "[[rates]]\nper_minute = 3\n"
+    ended = stockade("config", "set", "autonomy.level", "full", "--file", str(drop_in))
+    assert ended.returncode == 1
+    assert b"a drop-in cannot have this table" in ended.stderr
+    hidden = drop_in.with_name(".x.toml")
+    hidden.write_text("[[rates]]\nper_minute = 5\n")
+    ended = stockade("config", "set", "rates.0.per_minute", "3", "--file", str(hidden))
+    assert (ended.returncode, b"nothing would read it" in ended.stderr) == (1, True)
+    assert hidden.read_text().endswith("5\n")
+
+
 def test_a_change_that_turns_a_test_round_is_refused(audited: Any, stockade: Any, file: Path) -> None:
     text = TEXT + (
         '[[callers]]\nuid = 5\nrole = "operator"\nprofiles = ["shell"]\nworkspaces = ["/srv/a"]\n'
@@ -143,6 +159,7 @@ def test_a_link_is_not_replaced(audited: Any, stockade: Any, file: Path) -> None
 def test_a_key_that_is_not_written_has_its_default_or_is_not_there(stockade: Any, file: Path) -> None:
     got = json.loads(stockade("config", "get", "autonomy.unparsed", "--json", "--file", str(file)).stdout)
     assert (got["value"], got["source"]) == ("ask", "the default")
+    assert stockade("config", "get", "callers.3.zone", "--file", str(file)).returncode == 1
     assert stockade("config", "get", "callers.3.role", "--file", str(file)).returncode == 1
     assert stockade("config", "get", "no.such", "--file", str(file)).returncode == 1
 
