@@ -31,8 +31,10 @@ pytestmark = pytest.mark.root
 SES, RUN, DIGEST = "ses-000000000001", "run-000000000001", "0" * 64
 OPEN = w.OpenSession(1, SES, DIGEST, "shell", 0, 1000, [1000], "", "/srv/a", {})
 START = w.StartRun(SES, RUN, ["true"], {}, "/", {})
+INSPECT = w.Inspect(1, SES, ["x.sh"])
 ASKED: tuple[w.Message, ...] = (
     OPEN,
+    INSPECT,
     START,
     w.EndRun(RUN, "cancelled"),
     w.SignalRun(RUN, 9, True),
@@ -199,6 +201,21 @@ BAD_PACKETS: dict[str, bytes] = {
     "a number in argv": packet(START, argv=["sleep", 1]),
     "= in a name of env": packet(START, env={"A=B": ""}),
     "no descriptors": packet(START),
+    "readonly as number": packet(OPEN, readonly=1),
+    "readonly left out": packet(OPEN, readonly=...),
+    "the network of the host": packet(OPEN, network="host"),
+    "nothing to inspect": packet(INSPECT, paths=[]),
+    "too much to inspect": packet(INSPECT, paths=["x"] * 9),
+    "an absolute path to inspect": packet(INSPECT, paths=["/etc/shadow"]),
+    "a path out of the workspace to inspect": packet(INSPECT, paths=["a/../../etc/shadow"]),
+    "a path that is too long to inspect": packet(INSPECT, paths=["a/" * 2048 + "a"]),
+    "a NUL in a path to inspect": packet(INSPECT, paths=["a\0b"]),
+    "a path in place of paths": packet(INSPECT, paths="x"),
+    "an absolute path to hold": packet(START, held={"/etc/shadow": DIGEST}),
+    "a path out of the workspace to hold": packet(START, held={"..": DIGEST}),
+    "too much to hold": packet(START, held={f"f{n}": DIGEST for n in range(9)}),
+    "no digest to hold": packet(START, held={"x": "abc"}),
+    "a list to hold": packet(START, held=["x"]),
 }
 
 
@@ -264,6 +281,12 @@ def _other_limits(launcher: Launcher, session: str, _: w.StartRun, workspace: Pa
     launcher.go(launcher.starting(session, workspace, *message.argv, run=message.run, limits={"memory": 1 << 20}))
 
 
+def _other_held(launcher: Launcher, session: str, _: w.StartRun, workspace: Path) -> None:
+    message = launcher.starting(session, workspace, *canary(workspace))
+    launcher.start(message)
+    launcher.go(launcher.starting(session, workspace, *message.argv, run=message.run, held={"x.sh": DIGEST}))
+
+
 def _other_session(launcher: Launcher, session: str, _: w.StartRun, workspace: Path) -> None:
     message = launcher.starting(session, workspace, *canary(workspace))
     launcher.start(message)
@@ -298,6 +321,7 @@ def _auditor_acks_what_nobody_sent(launcher: Launcher, _: str, __: w.StartRun, _
         _other_argv_first,
         _other_env,
         _other_limits,
+        _other_held,
         _other_session,
         _not_given_cause,
         _auditor_babbles,
@@ -626,9 +650,12 @@ def _words(dice: random.Random, launcher: Launcher, workspace: Path, digest: str
                 dice.choice(["", "ssh.service", "x" * 255]),
                 dice.choice(paths),
                 dice.choice(limits),
+                dice.random() < 0.5,
+                dice.choice(["", "none", "loopback"]),
             ),
             0,
         ),
+        (w.Inspect(number, dice.choice(sessions), dice.choice([["x"], ["a/b", "\udcff"], ["x" * 4095] * 8])), 0),
         (
             w.StartRun(
                 dice.choice(sessions),
@@ -637,6 +664,7 @@ def _words(dice: random.Random, launcher: Launcher, workspace: Path, digest: str
                 dice.choice([{}, {"LD_PRELOAD": "/x"}, {f"V{n}": "" for n in range(500)}]),
                 dice.choice(paths),
                 dice.choice(limits),
+                dice.choice([{}, {"x": DIGEST}, {f"f{n}": DIGEST for n in range(8)}]),
             ),
             dice.choice([2, 3]),
         ),

@@ -128,3 +128,51 @@ def test_binds_come_before_what_lies_over_them() -> None:
     tree = plan.mount_tree(SHELL, WHO)
     last_bind = max(n for n, o in enumerate(tree) if isinstance(o, ops.Bind))
     assert all(n > last_bind for n, o in enumerate(tree) if not isinstance(o, ops.Bind))
+
+
+# --- allowed_commands, and what is asked about -------------------------------------------------------------------
+
+LISTED = profile(
+    read=("/usr", "/bin"),
+    write=("$WORKSPACE", "/tmp", "/srv/cache"),
+    execute=("/usr/bin", "/opt/tool", "$WORKSPACE", "/tmp"),
+    allowed_commands=("sort", "tool"),
+    programs=("/usr/bin/sort", "/usr/lib/ld.so", "/opt/tool/bin/tool", "/opt/tool/lib/helper"),
+    covered=("/usr/bin", "/usr/lib/git-core", "/opt/tool/bin", "/opt/tool/lib/helper", "/opt/tool/lib/other", "/srv/x"),
+)
+
+
+def test_with_a_list_only_its_files_are_executed_and_the_rest_is_read() -> None:
+    rules = plan.landlock_rules(LISTED, "/w")
+    assert rules.execute == list(LISTED.programs)
+    assert {"/usr/bin", "/opt/tool", "/w"} <= set(rules.read)
+
+
+@pytest.mark.parametrize("path", ["$WORKSPACE", "/tmp", "/var/tmp", plan.HOME, "/dev/shm", "/srv/cache", "/tmp/below"])
+def test_with_a_list_nothing_that_can_be_written_is_mounted_for_execution(path: str) -> None:
+    assert not plan.executes(LISTED, path)
+    assert plan.executes(LISTED, "/usr")
+
+
+def test_places_of_programs_are_covered_and_the_allowed_ones_uncovered_after_that() -> None:
+    over = [(o.path, o.executable) for o in plan.covers(LISTED) if isinstance(o, ops.Bind)]
+    assert over == [
+        ("/usr/bin", False), ("/usr/lib/git-core", False), ("/opt/tool/bin", False), ("/opt/tool/lib/other", False),
+        ("/usr/bin/sort", True), ("/opt/tool/bin/tool", True), ("/opt/tool/lib/helper", True),
+    ]  # fmt: skip
+    tree = [o for o in plan.mount_tree(LISTED, WHO) if isinstance(o, ops.Bind)]
+    assert [(o.path, o.executable) for o in tree[-len(over) :]] == over
+    assert not any(o.writable for o in tree[-len(over) :])
+
+
+def test_without_a_list_nothing_is_covered() -> None:
+    assert plan.covers(SHELL) == []
+
+
+def test_every_mount_in_which_files_can_be_made_is_asked_about() -> None:
+    assert plan.changeable(LISTED, "/w") == ["/w", "/tmp", "/var/tmp", plan.HOME, "/dev/shm", "/srv/cache"]
+
+
+def test_a_profile_writes_the_workspace_or_only_reads_it() -> None:
+    assert plan.writes_workspace(SHELL)
+    assert not plan.writes_workspace(profile(write=("/tmp",)))
