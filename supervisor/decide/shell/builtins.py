@@ -181,7 +181,9 @@ def bound(call: Call) -> Flow | None:
     words = call.words
     for i, w in enumerate(words[:-1]):
         if w in ("-C", "-x"):
-            call.shell(words[i + 1].split(":", 1)[-1] if call.name == "bind" else words[i + 1], f"{call.name} {w}")
+            call.shell(
+                words[i + 1].split(":", 1)[-1].strip('" ') if call.name == "bind" else words[i + 1], f"{call.name} {w}"
+            )
     if call.name not in ("mapfile", "readarray"):
         return EMPTY
     reads(call)

@@ -42,6 +42,7 @@ class Call:
         scope.span = scope.span or self.span
         scope.via = via
         scope.depth += 1
+        scope.functions, scope.aliases = {}, {}  # another program knows none
         return scope
 
     def run(self, words: list[str], via: str, stdin: Flow | None = None) -> Flow:
@@ -201,7 +202,7 @@ def _echoed(words: list[str]) -> str:
         at += 1
     text = " ".join(words[at:])
     # sh may read escapes without being asked to; ANSI-C escapes are written by nobody who wants them literally.
-    return (_ansi(text) if escapes or "\\" in text else text) + newline
+    return (_ansi(_octal(text)) if escapes or "\\" in text else text) + newline
 
 
 def formatted(form: str, args: list[str]) -> str | None:
@@ -220,7 +221,7 @@ def formatted(form: str, args: list[str]) -> str | None:
             elif piece[-1] == "c":
                 out += (left.pop(0) if left else "")[:1]
             elif piece[-1] == "b":
-                out += _ansi(left.pop(0)) if left else ""
+                out += _ansi(_octal(left.pop(0))) if left else ""
             elif piece[-1] == "x":
                 out += ANY
                 left[:1] = []
@@ -229,6 +230,11 @@ def formatted(form: str, args: list[str]) -> str | None:
         if not left or len(pieces) == 1 or len(out) > 65536:
             return out[:65536]
     return None
+
+
+def _octal(text: str) -> str:
+    r"""echo -e and %b write octal as \0nnn."""
+    return re.sub(r"\\0([0-7]{1,3})", r"\\\1", text)
 
 
 def _ansi(text: str) -> str:

@@ -44,7 +44,8 @@ _HIDDEN = re.compile(
 )
 _FETCHED = re.compile(
     r"\b(?:exec|eval|compile|system|Function|instance_eval|loadstring|load)\b[\s\S]{0,200}"
-    r"(?:urlopen|urlretrieve|requests\.get|httpx\.get|LWP::|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http|https?\.get|open-uri)"
+    r"(?:urlopen|urlretrieve|requests\.get|httpx\.get|LWP::|\bget\s*\(?\s*.https?:"
+    r"|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http|https?\.get|open-uri)"
     r"|(?:urlopen|urlretrieve|requests\.get|httpx\.get|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http)[\s\S]{0,400}"
     r"\b(?:exec|eval|instance_eval|os\.system|subprocess)\b"
 )

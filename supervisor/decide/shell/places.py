@@ -244,6 +244,8 @@ def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes
     walk.path(path, span, writes=writes)
     if SECRET.search(full) or _may_be_secret(full) or (reader and not writes and _SECRET_READ.search(full)):
         walk.risk("secrets", f"{path} holds secrets", span)
+    if path.endswith(("/docker.sock", "/podman.sock", "/containerd.sock")):
+        walk.risk("privilege", f"{path} gives the rights of the host", span)
     if not writes:
         return
     if LATER.search(full):

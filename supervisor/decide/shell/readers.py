@@ -105,7 +105,11 @@ def interpreter(call: Call) -> Flow | None:
             continue
         if w.startswith(("--eval=", "--print=")):
             codes.append(w.split("=", 1)[1])
-        elif w[:1] == "-" and w[:2] != "--" and (found := next((i for i, c in enumerate(w) if i and c in letters), 0)):
+        elif (
+            w[:1] == "-"
+            and (w[1:2] in letters or w[1:2] not in "-MmIirWXd")
+            and (found := next((i for i, c in enumerate(w) if i and c in letters), 0))
+        ):
             if call.name in ("python", "pypy") and "m" in w[1:found]:
                 break
             rest = w[found + 1 :]

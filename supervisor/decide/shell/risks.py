@@ -251,6 +251,16 @@ def _later(call: Call) -> None:
         call.risk("persistence", f"{call.name} makes something run later")
 
 
+def _linger(call: Call) -> None:
+    if "enable-linger" in call.words:
+        call.risk("persistence", "keeps programs of a user running without them")
+
+
+def _npm(call: Call) -> None:
+    if {"script-shell", "git", "node-options"} & set(call.words[3:4]) and call.words[1:3] == ["config", "set"]:
+        call.risk("persistence", "npm runs another program from now on")
+
+
 def _history(call: Call) -> None:
     if {"-c", "-d", "-w"} & set(call.words):
         call.risk("evasion", "clears the history of commands")
@@ -325,7 +335,8 @@ _BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("cp", "ln", "install"), _renamed),
     "rm": _rm, "rmdir": _rm, "unlink": _rm, "dd": _dd, "mv": _mv, "chmod": _chmod, "kill": _kill,
     "systemctl": _systemctl,
-    "mkdir": _made, "mkfs": _named("destructive", "makes a file system anew"), "crontab": _crontab,
+    "mkdir": _made, "mkfs": _named("destructive", "makes a file system anew"),
+    "loginctl": _linger, "npm": _npm, "crontab": _crontab,
     "history": _history, "set": _set,
     "unset": _unset, "printenv": _printenv, "find": _find,
 }  # fmt: skip

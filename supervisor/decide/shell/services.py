@@ -124,9 +124,10 @@ def _download(call: Call) -> None:
             call.walk.downloaded.add(value.removeprefix("./"))
         elif w.startswith(("--output=", "--output-document=", "-O/", "-o/")):
             call.walk.downloaded.add(w.split("=", 1)[1] if "=" in w else w[2:])
-        elif "://" in w and (call.name == "wget" or {"-O", "--remote-name"} & set(words) or "-LO" in words or any(
-            re.fullmatch(r"-[a-zA-Z]*O[a-zA-Z]*", x) for x in words
-        )):  # fmt: skip
+        elif "://" in w and (
+            call.name in ("wget", "wget2", "aria2c", "axel")
+            or any(x == "--remote-name" or re.fullmatch(r"-[a-zA-Z]*O[a-zA-Z]*", x) for x in words)
+        ):
             call.walk.downloaded.add(w.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
 
 

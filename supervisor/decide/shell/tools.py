@@ -88,9 +88,13 @@ def _git_config(call: Call, rest: list[str]) -> None:
             call.run(["git", *_split(text)], "git alias")
     if _GIT_RUNS.match(operands[0]) and operands[0].lower() not in ("core.editor", "core.pager", "sequence.editor"):
         said = operands[1].split()[:1] or [""]
-        if operands[1].startswith("!") or not re.fullmatch(
-            r"cache|store|osxkeychain|manager(?:-core)?|libsecret|wincred|true|false|ssh|gpg2?|delta|less|git-lfs|nbstripout|code|vim|vi|nano",
-            said[0],
+        if (
+            operands[1].startswith("!")
+            or re.search(r"[;&|`$]", operands[1])
+            or not re.fullmatch(
+                r"cache|store|osxkeychain|manager(?:-core)?|libsecret|wincred|true|false|ssh|gpg2?|delta|less|git-lfs|nbstripout|code|vim|vi|nano",
+                said[0],
+            )
         ):
             call.risk("persistence", f"git runs {operands[1]} from now on")
 

@@ -219,12 +219,14 @@ class Walk:
         words = by.fields(node.get("Args") or [])
         first_unsure = by.first_unsure
         assigned: list[calls.Assigned] = []
-        assigned += [(one["Name"]["Value"], self.value(by, one), one) for one in node.get("Assigns") or []]
+        for one in node.get("Assigns") or []:
+            name, value = one["Name"]["Value"], self.value(by, one)
+            assigned.append((name, value, one))
+            if not words:  # one after the other: the next may use it
+                self.assign(scope, name, value, one)
         to, stdin = calls.redirected(self, by, redirects, stdin) if redirects else ([], stdin)
         span = self.span(node, scope)
         if not words:
-            for name, value, one in assigned:
-                self.assign(scope, name, value, one)
             calls.assigned(self, assigned, scope, span, alone=True)
             calls.opened(self, to, scope, span)
             # `> file` alone empties it; `$(...)` alone runs what came out of it.
