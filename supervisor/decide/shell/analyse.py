@@ -30,7 +30,7 @@ _LINE = 4096  # characters
 _LINES = 24  # of a text that does not parse, how many are looked at alone
 _INTERESTING = SHELLS | INTERPRETERS | WRAPPERS
 
-calls._STARTS.update(
+calls.STARTS.update(
     {
         **dict.fromkeys(STARTERS, s.starter),
         **dict.fromkeys(RUNNERS, s.runner),

@@ -12,6 +12,7 @@ from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.limits import MAX_STEPS, TooMuch
 from supervisor.decide.shell.marks import ANY, SUBST, UNSET, unknown
 from supervisor.decide.shell.programs import DOWNLOADERS, ENVIRONMENT_PRINTERS, base, family
+from supervisor.decide.shell.words import ansi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +126,7 @@ def simple(
     if call.name in _READ_NAMES:
         for w in words[1:]:
             walk.hidden(w, scope)
-    started = _STARTS.get(call.name)
+    started = STARTS.get(call.name)
     if started is None and call.name.startswith("git-"):
         call.run(["git", call.name[4:], *words[1:]], "git")
     followed = started(call) if started is not None else None
@@ -133,7 +134,7 @@ def simple(
     return captured(walk, flow, redirects) if redirects else flow
 
 
-_STARTS: dict[
+STARTS: dict[
     str, Callable[[Call], Flow | None]
 ] = {}  # program -> what follows it into what it starts; filled by analyse.py
 
@@ -202,12 +203,12 @@ def _echoed(words: list[str]) -> str:
         at += 1
     text = " ".join(words[at:])
     # sh may read escapes without being asked to; ANSI-C escapes are written by nobody who wants them literally.
-    return (_ansi(_octal(text)) if escapes or "\\" in text else text) + newline
+    return (ansi(_octal(text)) if escapes or "\\" in text else text) + newline
 
 
 def formatted(form: str, args: list[str]) -> str | None:
     """What printf(1) writes."""
-    text = _ansi(form)
+    text = ansi(form)
     pieces = re.split(r"%(%|[-+ #0]*\d*(?:\.\d+)?[a-zA-Z])", text)
     if len(pieces) == 1:
         return text
@@ -221,7 +222,7 @@ def formatted(form: str, args: list[str]) -> str | None:
             elif piece[-1] == "c":
                 out += (left.pop(0) if left else "")[:1]
             elif piece[-1] == "b":
-                out += _ansi(_octal(left.pop(0))) if left else ""
+                out += ansi(_octal(left.pop(0))) if left else ""
             elif piece[-1] == "x":
                 out += ANY
                 left[:1] = []
@@ -235,12 +236,6 @@ def formatted(form: str, args: list[str]) -> str | None:
 def _octal(text: str) -> str:
     r"""echo -e and %b write octal as \0nnn."""
     return re.sub(r"\\0([0-7]{1,3})", r"\\\1", text)
-
-
-def _ansi(text: str) -> str:
-    from supervisor.decide.shell.words import ansi  # words.py imports the walk's neighbours; here it is wanted late
-
-    return ansi(text)
 
 
 # Redirections -------------------------------------------------------------------------------------------------------
