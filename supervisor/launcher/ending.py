@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -95,6 +96,9 @@ def conclude(run: Run) -> RunEnded:
     if failure:
         code = number = None
     detail = run.refused or (f"{failure['step']}: {failure['error']}" if failure else "")
+    if failure.get("step") == "exec" and failure["errno"] == errno.EACCES and run.session.profile.allowed_commands:
+        allowed = ", ".join(run.session.profile.allowed_commands)[:1000]
+        detail += f"; allowed_commands of profile {run.session.profile.name} ({run.session.profile.source}): {allowed}"
     usage: dict[str, Any] = {"wall_us": run.wall_us, "killed": run.killed, **counters}
     if failure:
         usage = {"errno": failure["errno"], "step": failure["step"]}

@@ -145,3 +145,5 @@ def test_a_shell_that_is_not_named_is_no_program_either(
     said: Said = run(launcher, few.session, workspace, "/bin/sh", "-c", "true")
     assert said.ended.cause == "not_started"
     assert "Permission denied" in said.ended.detail
+    assert "allowed_commands of profile few" in said.ended.detail
+    assert "git, python3, sort" in said.ended.detail
