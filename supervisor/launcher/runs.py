@@ -197,9 +197,9 @@ class Runs:
         if held is None or held.asks < 0:
             return
         for opened in notices.asked(held.asks):
-            self._changed(run)
-            notices.answer(held.asks, opened, allow=not run.refused)
+            notices.answer(held.asks, opened, allow=not held.guard.touched())
             os.close(opened)
+        self._changed(run)  # after the answers: on cgroup v1 what waits for one may not be frozen, and so not killed
 
     def _changed(self, run: Run) -> None:
         """Something beside a held file was changed; when it is that file itself the run ends."""
