@@ -99,8 +99,10 @@ def answers(snapshot: Snapshot) -> Iterator[Finding]:
     """R47: where nobody can answer, what would be asked about is denied."""
     asks = bool(snapshot.autonomy.approval_patterns or snapshot.autonomy.approval_risks)
     asks = asks or any(r.effect == "ask" for r in snapshot.rules) or any(c.approval_patterns for c in snapshot.contexts)
+    answering = [c for c in snapshot.callers if role_permits(snapshot, c.role, "approvals:answer")]
     for caller in snapshot.callers:
-        others = sum(_may_answer(snapshot, other, caller) for other in snapshot.callers)
+        # Of a group another member may answer.
+        others = [c for c in answering if c is not caller or c.gid is not None]
         if asks and not others and _supervised(snapshot, caller):
             said = "what this caller is to be asked about is denied: nobody else may answer"
             remedy = 'a second caller with role administrator, or autonomy.level = "full"'
@@ -111,20 +113,9 @@ def answers(snapshot: Snapshot) -> Iterator[Finding]:
             said = "nobody else may answer, so it is never given a role that it asks for"
             yield warn(caller.source, "callers.may_request", said, "a caller with approvals:answer")
         two = role(snapshot, caller.role).second_person
-        if two and others == 1 and not _several(snapshot, caller):
+        if two and len(others) == 1 and others[0].gid is None:
             said = f"the role {caller.role} takes the yes of two people, and only one may answer"
             yield warn(caller.source, "callers.role", said, "one more caller with approvals:answer")
-
-
-def _may_answer(snapshot: Snapshot, other: Caller, asker: Caller) -> bool:
-    if not role_permits(snapshot, other.role, "approvals:answer"):
-        return False
-    return other is not asker or other.gid is not None  # of a group another member may answer
-
-
-def _several(snapshot: Snapshot, asker: Caller) -> bool:
-    """Whether one entry names several people who may answer."""
-    return any(c.gid is not None and _may_answer(snapshot, c, asker) for c in snapshot.callers)
 
 
 def _supervised(snapshot: Snapshot, caller: Caller) -> bool:

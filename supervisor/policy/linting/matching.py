@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from supervisor.policy.globs import contains, meets
@@ -86,7 +89,7 @@ def _matches(snapshot: Snapshot, key: str, match: Match, source: str) -> Iterato
             shapes = [
                 f"unit:{c.unit}" if c.unit else "uid:*" if c.uid is None else f"uid:{c.uid}" for c in snapshot.callers
             ]
-            if not any(meets(label_glob(p), label_glob(s)) for p in patterns for s in shapes):
+            if not any(_meets(p, s) for p in patterns for s in shapes):
                 said = "it never matches: callers are called unit:NAME or uid:N, and none is called so"
                 yield warn(source, place, said, ", ".join(shapes[:4]) or "a caller")
         elif name not in SPECIAL and not _even_unstated(patterns):
@@ -121,7 +124,7 @@ def _zones(snapshot: Snapshot, place: str, patterns: tuple[str, ...], source: st
 def _may_state(caller: Caller, name: str, patterns: Iterable[str]) -> bool:
     granted = dict(caller.labels)
     allowed = granted.get(name, granted.get("*", ()))
-    return any(meets(label_glob(a), label_glob(p)) for a in allowed for p in patterns)
+    return any(_meets(a, p) for a in allowed for p in patterns)
 
 
 def _can_match(caller: Caller, match: Match) -> bool:
@@ -135,6 +138,34 @@ def _even_unstated(patterns: tuple[str, ...]) -> bool:
     return any(name_matches("", pattern) for pattern in patterns)
 
 
+@lru_cache(maxsize=4096)
+def _stem(pattern: str) -> str:
+    """What stands before the first wildcard. Most pairs of patterns differ there, so the automata are asked last."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+
+
+def _meets(one: str, other: str) -> bool:
+    """Whether some text is named by both."""
+    a, b = _stem(one), _stem(other)
+    if a == one:
+        return fnmatchcase(one, other)
+    if b == other:
+        return fnmatchcase(other, one)
+    if not (a.startswith(b) or b.startswith(a)):
+        return False
+    return "[" in one + other or meets(label_glob(one), label_glob(other))
+
+
+def _contains(outer: str, inner: str) -> bool:
+    """Whether every text that `inner` names is named by `outer`. False when that is not provable."""
+    a, b = _stem(outer), _stem(inner)
+    if b == inner:
+        return fnmatchcase(inner, outer)
+    if a == outer or not b.startswith(a):
+        return False
+    return outer in ("*", inner) or ("[" not in outer + inner and contains(label_glob(outer), label_glob(inner)))
+
+
 def _no_less(level: str, bound: str) -> bool:
     return AUTONOMY.index(level) >= AUTONOMY.index(bound)
 
@@ -143,8 +174,7 @@ def _wider(outer: Match, inner: Match) -> bool:
     """Whether `outer` matches whenever `inner` does."""
     bounds = dict(inner)
     return all(
-        name in bounds and all(any(contains(label_glob(o), label_glob(i)) for o in patterns) for i in bounds[name])
-        for name, patterns in outer
+        name in bounds and all(any(_contains(o, i) for o in patterns) for i in bounds[name]) for name, patterns in outer
     )
 
 
