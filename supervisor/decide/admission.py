@@ -298,15 +298,15 @@ def _judged(
     looked = asking.look(snapshot, found.context, analysis, where, supervised=supervised, trace=trace)
     reasons = [*found.reasons, *looked.reasons]
     readonly, network, notes = found.readonly, found.network, looked.notes
-    if looked.unparsed and supervised and not readonly:
-        if snapshot.autonomy.unparsed == "ask" and answerable(snapshot, peer, caller):
+    if looked.unparsed and supervised:
+        if not readonly and snapshot.autonomy.unparsed == "ask" and answerable(snapshot, peer, caller):
             reasons.append(
                 Reason("autonomy.unparsed", snapshot.autonomy.source, looked.unparsed, "unparsed", blanket=False)
             )
-        elif session is None:
+        elif session is None:  # the narrowest box that there is
             readonly, network = True, "none"
             notes = [*notes, f"unparsed: {looked.unparsed}; so the workspace is read-only"]
-        else:
+        elif not readonly:
             raise _only_readonly(snapshot, looked.unparsed)
     if reasons and not answerable(snapshot, peer, caller):
         raise _nobody(reasons[0])

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # A yes for a whole session would be a yes to anything, where nobody can say what runs (lesson 6).
 _UNKNOWN = frozenset(("dynamic", "evasion", "remote_code"))
 _MOST_NOTES = 32
+_MOST_REASONS = 64  # beside one that says that there are more
+_MORE = "more than is shown"
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ def _blocked(listed: Patterns, hit: Hit) -> errors.Denied:
 
 
 def _asked(listed: Patterns, index: int, hit: Hit) -> Reason:
-    program = hit.command.split(" ", 1)[0]
+    programs = hit.command.split(" ", 1)[0], hit.pattern.split(" ", 1)[0]
     return Reason(
         f"{listed.rule}[{index}]",
         listed.source,
@@ -105,7 +107,7 @@ def _asked(listed: Patterns, index: int, hit: Hit) -> Reason:
         f"pattern {hit.pattern}",
         hit.start,
         hit.end,
-        blanket=not is_interpreter(program),
+        blanket=not any(is_interpreter(p) for p in programs) and not set("*?[") & set(programs[1]),
     )
 
 
@@ -125,21 +127,17 @@ def _risk(
     snapshot: Snapshot, kind: str, detail: str, at: Risk | Named, found: Found, seen: set[str], *, asked: bool
 ) -> None:
     said = f"{kind}: {detail}"
-    if said in seen or len(seen) >= _MOST_NOTES:
+    if said in seen:
         return
     seen.add(said)
-    if asked:
-        autonomy = snapshot.autonomy
-        found.reasons.append(
-            Reason(
-                f"autonomy.approval_risks[{autonomy.approval_risks.index(kind)}]",
-                autonomy.source,
-                said,
-                f"risk {said}",
-                at.start,
-                at.end,
-                blanket=kind not in _UNKNOWN,
-            )
-        )
-    else:
-        found.notes.append(said)
+    if not asked:
+        if len(found.notes) < _MOST_NOTES:
+            found.notes.append(said)
+        return
+    autonomy = snapshot.autonomy
+    rule = f"autonomy.approval_risks[{autonomy.approval_risks.index(kind)}]"
+    if len(found.reasons) < _MOST_REASONS:
+        unknown = kind in _UNKNOWN
+        found.reasons.append(Reason(rule, autonomy.source, said, f"risk {said}", at.start, at.end, blanket=not unknown))
+    elif found.reasons[-1].subject != _MORE:  # what is not shown is not granted along with what is
+        found.reasons.append(Reason(rule, autonomy.source, _MORE, _MORE, blanket=False))

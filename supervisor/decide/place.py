@@ -28,16 +28,17 @@ def choose_profile(
 
     Raises Denied for one that the caller with these labels does not have, ProfileRefused for one that is not proved.
     """
-    caller, names = context.caller, context.profiles
+    names = context.profiles
     granted = ", ".join(names) or "none"
     name = asked
     if name is None:
         if not names:
+            rule, source = _withheld(snapshot, context, None)
             raise errors.Denied(
                 "no profile is granted to this caller with these labels",
                 field="profile",
-                rule="callers.profiles",
-                source=caller.source,
+                rule=rule,
+                source=source,
                 allowed=granted,
                 hint="have the operator grant one",
             )
@@ -45,11 +46,12 @@ def choose_profile(
     profile = snapshot.profile(name)
     # A profile that exists and is not granted reads as one that does not exist: policy is not to be probed.
     if profile is None or name not in names:
+        rule, source = _withheld(snapshot, context, name)
         raise errors.Denied(
             f"profile {name[:64]!r} is not granted to this caller",
             field="profile",
-            rule="callers.profiles",
-            source=caller.source,
+            rule=rule,
+            source=source,
             allowed=granted,
             hint="ask for a granted profile, or have the operator grant this one",
         )
@@ -64,6 +66,17 @@ def choose_profile(
             probe=proof["probe"],
         )
     return profile
+
+
+def _withheld(snapshot: Snapshot, context: Context, name: str | None) -> tuple[str, str]:
+    """The entry that does not grant a profile (None: any), with its source: a context that takes it, or the caller."""
+    caller = context.caller
+    granted = bool(caller.profiles) if name is None else name in caller.profiles
+    for n in context.matched if granted else ():
+        entry = snapshot.contexts[n]
+        if entry.profiles is not None and (name is None or name not in entry.profiles):
+            return f"contexts[{n}].profiles", entry.source
+    return "callers.profiles", caller.source
 
 
 def differs(old: Profile, new: Profile) -> bool:
