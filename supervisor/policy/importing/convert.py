@@ -46,7 +46,7 @@ def convert(data: bytes, name: str, product: Format | None = None) -> Imported:
     rows = tuple(_row(draft, chosen, path, value) for path, value in sorted(values.items(), key=_order))
     ordered = {path: n for n, path in enumerate(values)}
     rows = tuple(sorted(rows, key=lambda row: ordered[row.key]))
-    return Imported(chosen, draft.preset, draft.text(_head(name, chosen, draft.preset, rows)), rows)
+    return Imported(chosen, draft.preset, draft.text(_head(name, chosen, draft, rows)), rows)
 
 
 def _order(item: tuple[str, Any]) -> int:
@@ -63,13 +63,20 @@ def _row(draft: Draft, product: Format, path: str, value: Any) -> Row:
     return Row(path, key.ours, carried=said is None, why=said or key.note)
 
 
-def _head(name: str, product: str, preset: str, rows: tuple[Row, ...]) -> list[str]:
+def _head(name: str, product: str, draft: Draft, rows: tuple[Row, ...]) -> list[str]:
     lines = [
-        f"Imported from {name.rpartition('/')[2][:64]!a} ({product}), on the page of the preset {preset}.",
+        f"Imported from {name.rpartition('/')[2][:64]!a} ({product}), on the page of the preset {draft.preset}.",
         "",
         "What is here replaces the keys of that file. Read it once: who may call stands in [[callers]] at the end, and",
         "what programs can reach in [profiles]. `stockade policy check` tells what is wrong with a change.",
     ]
+    named = draft.get("profiles", "shell", "allowed_commands")
+    if named and "sh" not in named:
+        lines += [
+            "",
+            'allowed_commands has no shell: requests that are a script do not run, argv does. With "sh" in the list',
+            "they run too, and still start nothing else.",
+        ]
     missing = [row for row in rows if not row.carried]
     if missing:
         lines += ["", "Not carried over, or not whole:"]

@@ -88,6 +88,13 @@ def _absent(*names: str) -> set[str]:
     return {n for n in names if not Path(f"/usr/bin/{n}").exists()}
 
 
+def test_a_list_without_a_shell_is_told_in_the_file() -> None:
+    found, _ = zeroclaw('[autonomy]\nallowed_commands = ["ls"]\n')
+    assert "# allowed_commands has no shell" in found.text
+    found, _ = zeroclaw('[autonomy]\nallowed_commands = ["ls", "sh"]\n')
+    assert "# allowed_commands has no shell" not in found.text
+
+
 def test_the_clawdbot_sample_means_what_it_said() -> None:
     found, s = sample("clawdbot.json")
     assert (found.product, found.preset) == ("clawdbot", "moderate")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from supervisor.decide.shell import programs
+from supervisor.policy import words
 from supervisor.policy.findings import text
 from supervisor.policy.lint import lint
 
@@ -73,6 +75,11 @@ def test_an_interpreter_among_the_allowed_commands_is_a_warning(policy: PolicyFi
     shell = replace(snapshot.profiles[0], allowed_commands=("git", "sh", name))
     found = [f for f in lint(replace(snapshot, profiles=(shell,))) if name in f["message"]]
     assert [(f["key"], f["severity"]) for f in found] == [("profiles.shell.allowed_commands", "warning")]
+
+
+def test_the_linter_knows_every_interpreter_that_the_decision_knows() -> None:
+    assert programs.INTERPRETERS <= words.INTERPRETERS
+    assert all(words.runs_anything(name) for name in programs.INTERPRETERS)
 
 
 SHADOWED = '[autonomy]\nblocked_commands = ["git push"]\napproval_patterns = ["git push --force"]\n'
