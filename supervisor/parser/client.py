@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell.analyse import analyse_argv, needs_parser
-from supervisor.decide.shell.model import Analysis
+from supervisor.decide.shell.model import Analysis, Risk
+from supervisor.decide.shell.programs import is_interpreter
 from supervisor.policy.words import MAX_SCRIPT
 from supervisor.wire import framing
-from supervisor.wire.messages import FROM_PARSER, Parse, WireError
+from supervisor.wire.messages import FROM_PARSER, TO_PARSER, Parse, WireError, decode, encode
 
 if TYPE_CHECKING:
     import socket
@@ -20,6 +22,7 @@ KEPT = 1024  # analyses
 KEPT_TEXT = 2048  # characters of a command that is kept; longer ones are seldom sent twice
 PATIENCE = 5.0  # seconds; the parser itself gives up earlier
 MOST_WAITING = 256
+UNSEEN = "stockade-input-that-nobody-has-seen\n"  # stands for it: a program that would run it, runs what comes
 
 
 class ParserClient:
@@ -29,7 +32,7 @@ class ParserClient:
         self._sock, self._loop = sock, loop
         self._next = 0
         self._waiting: dict[int, asyncio.Future[Analysis]] = {}
-        self._kept: OrderedDict[str | tuple[str, ...], Analysis] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | tuple[str, ...], str | None], Analysis] = OrderedDict()
         self._callbacks: list[Callable[[], None]] = []
         self._lost = False
         sock.setblocking(False)
@@ -42,33 +45,49 @@ class ParserClient:
         else:
             self._callbacks.append(callback)
 
-    async def analyse(self, argv: Sequence[str] | None, script: str | None) -> Analysis:
-        """What a command looks like it does. Never raises for what it cannot understand: that is `parsed` False."""
-        if script is None and not needs_parser(argv or ()):
-            return analyse_argv(argv or ())
-        what: str | tuple[str, ...] = script if script is not None else tuple(argv or ())
+    async def analyse(
+        self,
+        argv: Sequence[str] | None,
+        script: str | None,
+        stdin: bytes | None = None,
+        *,
+        streamed: bool = False,
+    ) -> Analysis:
+        """What a command looks like it does, with what is fed to it; `streamed` is input that nobody has seen yet.
+
+        Never raises for what it cannot understand: that is `parsed` False.
+        """
+        words = tuple(argv or ())
+        reads = script is not None or (bool(words) and is_interpreter(words[0]))
+        fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
+        if streamed and reads:
+            fed = UNSEEN
+        if script is None and not needs_parser(words) and not (reads and fed is not None):
+            return analyse_argv(words, None, fed)
+        what = (script if script is not None else words, fed)
         found = self._kept.get(what)
         if found is not None:
             self._kept.move_to_end(what)
             return found
-        size = len(script) if script is not None else sum(len(a) + 1 for a in argv or ())
-        if size > MAX_SCRIPT:
+        size = len(script) if script is not None else sum(len(word) + 1 for word in words)
+        if size > MAX_SCRIPT or len(stdin or b"") > MAX_SCRIPT:
             return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
-        found = await self._ask(argv, script)
-        if found.parsed and size <= KEPT_TEXT:
+        found = _streamed(await self._ask(words, script, fed))
+        if found.parsed and size + len(fed or "") <= KEPT_TEXT:
             self._kept[what] = found
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return found
 
-    async def _ask(self, argv: Sequence[str] | None, script: str | None) -> Analysis:
+    async def _ask(self, argv: Sequence[str], script: str | None, stdin: str | None) -> Analysis:
         if self._lost or len(self._waiting) >= MOST_WAITING:
             return Analysis(parsed=False, error="the parser has ended" if self._lost else "the parser is busy")
         self._next += 1
         ident = self._next
-        question = Parse(ident, None if script is not None else list(argv or ()), script)
+        question = Parse(ident, None if script is not None else list(argv), script, stdin)
         answer: asyncio.Future[Analysis] = self._loop.create_future()
         try:
+            decode(encode(question), TO_PARSER)  # one that it could not read would end it
             framing.send(self._sock, question)
         except (OSError, WireError) as e:  # more than a packet holds, or more waiting than the socket holds
             return Analysis(parsed=False, error=f"the parser cannot be asked: {e}")
@@ -112,6 +131,16 @@ class ParserClient:
         self._callbacks.clear()
         if not self._lost:
             self._end()
+
+
+def _streamed(found: Analysis) -> Analysis:
+    """A program that takes commands from a stream runs what is only known when it comes."""
+    unseen = [c for c in found.commands if c.words[:1] == (UNSEEN.strip(),)]
+    if not unseen:
+        return found
+    risk = Risk("dynamic", "takes its commands from a stream that nobody has seen", unseen[0].start, unseen[0].end)
+    commands = tuple(c for c in found.commands if c not in unseen)
+    return replace(found, commands=commands, risks=(*found.risks, risk))
 
 
 def _read(body: dict[str, object]) -> Analysis:

@@ -46,7 +46,7 @@ def run(main: socket.socket, confine: Callable[[], None]) -> int:
 def _analysed(asked: Parse, shfmt: Shfmt) -> Analysis:
     try:
         if asked.script is not None:
-            return analyse_script(asked.script, shfmt.parse)
-        return analyse_argv(asked.argv or [], shfmt.parse)
+            return analyse_script(asked.script, shfmt.parse, asked.stdin)
+        return analyse_argv(asked.argv or [], shfmt.parse, asked.stdin)
     except Exception as e:  # noqa: BLE001 - a bug here must not end the service; what is not understood is asked about
         return Analysis(parsed=False, error=f"the analysis failed: {type(e).__name__}")

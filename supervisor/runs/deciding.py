@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import os.path
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.approvals import gate, operations
@@ -55,7 +55,7 @@ async def decide(
     room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, request_id: str, notice: Notice = None
 ) -> Decided:
     """Until it may run. Raises every refusal, ApprovalRequired and ApprovalDenied; nothing is left open then."""
-    analysis = await room.parser.analyse(request.argv, request.script)
+    analysis = await room.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
     admission = await _placed(room, peer, session, request, analysis, notice)
     place = new_id("ses") if session is None else session.id
     if admission.verdict == "allow":
@@ -64,11 +64,19 @@ async def decide(
 
 
 async def _placed(
-    room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, analysis: Analysis, notice: Notice
+    room: Supervisor,
+    peer: Peer,
+    session: Session | None,
+    request: RunRequest,
+    analysis: Analysis,
+    notice: Notice,
+    *,
+    had_turn: bool = False,
 ) -> Admission:
     """The decision, made while there is a place for the run; whoever waits comes before who asks now."""
     admission = admit(room, peer, session, request, analysis)
-    waits = admission.waits or bool(len(room.line) and room.serving.snapshot.concurrency.queue)
+    behind = not had_turn and bool(len(room.line) and room.serving.snapshot.concurrency.queue)
+    waits = admission.waits or behind
     while waits:
         await room.line.turn(peer, admission, request, notice)
         admission = admit(room, peer, session, request, analysis)
@@ -116,8 +124,13 @@ async def _asked(
                 opened = found.session = None
                 found.place = new_id("ses")
             found.grant = await asking.grant(request.wait_approval_ms, notice)
-        if opened is None:  # with a session of its own it is counted among those that live, and is decided
-            found.admission = _anew(admission, await _placed(room, peer, session, request, analysis, notice))
+        # Rates, places and policy may have changed while it was looked at, as they may while a person thinks.
+        if opened is None:
+            again = await _placed(room, peer, session, request, analysis, notice)
+        else:  # a run of the session that was opened for it, and that has its limits
+            own = replace(request, session=opened.id, workspace=None, limits={})
+            again = await _placed(room, peer, opened, own, analysis, notice, had_turn=True)
+        found.admission = _anew(admission, again)
     except BaseException:
         if opened is not None:
             room.spawn(sessions.close(room, opened))

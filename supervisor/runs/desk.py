@@ -209,7 +209,7 @@ class Desk:
         room = self._room
         self.require(peer, "agent:read")
         session = None if request.session is None else room.registry.find_session(request.session)
-        analysis = await room.parser.analyse(request.argv, request.script)
+        analysis = await room.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
         state = room.counters(peer)
         found = explain.explain(room.serving.snapshot, room.refused, peer, session, request, state, analysis)
         return {"policy_digest": room.serving.digest, **found}

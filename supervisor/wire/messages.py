@@ -302,12 +302,13 @@ class Nogo(Message):
 
 @dataclass(frozen=True, slots=True)
 class Parse(Message):
-    """Say what a command looks like it does: one of argv and script. Answer: Parsed."""
+    """Say what a command looks like it does: one of argv and script, and what is fed to it. Answer: Parsed."""
 
     KIND: ClassVar[str] = "parse"
     id: int = c.checked(c.integer(1))
     argv: list[str] | None = c.checked(c.maybe(c.argv))
     script: str | None = c.checked(c.maybe(c.text(MAX_TEXT)))
+    stdin: str | None = c.checked(c.maybe(c.text(MAX_TEXT)))
 
 
 @dataclass(frozen=True, slots=True)

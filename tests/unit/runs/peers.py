@@ -37,10 +37,13 @@ class LocalParser:
     def __init__(self) -> None:
         self._shfmt = Shfmt()
 
-    async def analyse(self, argv: Sequence[str] | None, script: str | None) -> Analysis:
+    async def analyse(
+        self, argv: Sequence[str] | None, script: str | None, stdin: bytes | None = None, **_: bool
+    ) -> Analysis:
+        fed = None if stdin is None else stdin.decode("utf-8", "replace")
         if script is not None:
-            return analyse_script(script, self._shfmt.parse)
-        return analyse_argv(argv or (), self._shfmt.parse)
+            return analyse_script(script, self._shfmt.parse, fed)
+        return analyse_argv(argv or (), self._shfmt.parse, fed)
 
     def close(self) -> None:
         self._shfmt.close()
