@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.harness import REPOSITORY, Daemon
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.harness import Daemon
+    from tests.harness import Agent
+
+
+@pytest.fixture(scope="module")
+def daemon(ground: Path, agent: Agent) -> Iterator[Daemon]:
+    """A service that refuses and asks nothing by what a command looks like: the kernel alone has to hold."""
+    text = (REPOSITORY / "policies" / "default.toml").read_text()
+    text = re.sub(r"blocked_commands = \[[^\]]*\]", "blocked_commands = []", text, count=1)
+    text = re.sub(r"(?s)\[\[tests\]\].*", "", text).replace('level = "supervised"', 'level = "full"')
+    with Daemon(ground, agent, sys.executable, text) as running:
+        yield running
 
 
 @pytest.fixture
