@@ -117,7 +117,7 @@ def test_a_stranger_does_not_reach_the_socket(daemon: Daemon, stranger: Agent) -
 def test_an_emergency_stop_is_an_administrators_and_holds_until_resumed(daemon: Daemon, workspace: Path) -> None:
     body = {"workspace": str(workspace), "script": "true"}
     refused = daemon.request("POST", "/v1/stop", {"reason": "test"})
-    assert (refused.status, refused.json["allowed"]) == (403, "stop: administrator")
+    assert (refused.status, refused.json["allowed"]) == (403, "service:stop: administrator")
     try:
         assert daemon.request("POST", "/v1/stop", {"reason": "test"}, root=True).json["stopped"] is True
         stopped = daemon.request("POST", "/v1/runs", body)

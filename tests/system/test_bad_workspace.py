@@ -257,7 +257,7 @@ def test_a_place_that_is_swapped_for_a_link_under_way(
         ("./plain", "Permission denied"),
         ("./directory", "Permission denied"),
         ("/tmp", "Permission denied"),
-        ("/etc/passwd", "Permission denied"),
+        ("/etc/hosts", "Permission denied"),
         ("./lost", "No such file or directory"),
         ("plain/below", "No such file or directory"),
     ],
