@@ -293,6 +293,8 @@ def _judged(
 ) -> Admission:
     """The command, then how much: what is asked about, narrowed, or over a rate."""
     caller = found.context.caller
+    if request.script is not None:
+        places.check_shell(found.profile)
     supervised = found.autonomy != "full"  # what may only read is asked no less than what may write
     where = workspace, directory(workspace, request.cwd)
     looked = asking.look(snapshot, found.context, analysis, where, supervised=supervised, trace=trace)

@@ -83,6 +83,20 @@ def differs(old: Profile, new: Profile) -> bool:
     return replace(old, source="") != replace(new, source="")
 
 
+def check_shell(profile: Profile) -> None:
+    """A script takes the profile's shell, which allowed_commands may not name. Raises Denied."""
+    if profile.allowed_commands and profile.shell not in profile.programs:
+        raise errors.Denied(
+            f"a script takes {profile.shell}, and this profile may not execute it",
+            field="script",
+            rule=f"profiles.{profile.name}.allowed_commands",
+            source=profile.source,
+            layer="landlock",
+            allowed=", ".join(profile.allowed_commands),
+            hint="send one of these programs as argv",
+        )
+
+
 def check_workspace(caller: Caller, path: str) -> None:
     """What can be said of a workspace by its name alone; the launcher opens it and checks what it opened."""
     if not path.startswith("/") or os.path.normpath(path) != path or path.startswith("//"):
