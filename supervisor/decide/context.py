@@ -6,11 +6,11 @@ A caller states labels (channel, agent, user …) as far as policy lets it; [[co
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from supervisor import errors
 from supervisor.decide.callers import called
+from supervisor.policy.match import label_matches, zone_matches
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
 from supervisor.policy.words import SPECIAL, role_permits
 
@@ -67,7 +67,8 @@ def matches(match: Match, facts: Mapping[str, str]) -> bool:
     """Whether every name has a value that one of its patterns matches. What was not stated counts as empty text."""
     for name, patterns in match:
         value = facts.get(name, "")
-        if not any(fnmatchcase(value, pattern) for pattern in patterns):
+        names = zone_matches if name == "zone" else label_matches
+        if not any(names(value, pattern) for pattern in patterns):
             return False
     return True
 
@@ -78,7 +79,7 @@ def check_stated(caller: Caller, labels: Mapping[str, str]) -> None:
         granted = dict(caller.labels)
         for name, value in labels.items():
             patterns = granted.get(name) or granted.get("*", ())
-            if name in SPECIAL or not any(fnmatchcase(value, pattern) for pattern in patterns):
+            if name in SPECIAL or not any(label_matches(value, pattern) for pattern in patterns):
                 raise errors.Denied(
                     f"this caller may not state the label {name} = {value[:64]!r}",
                     field=f"labels.{name}",

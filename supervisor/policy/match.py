@@ -35,3 +35,24 @@ def secret_part(path: str) -> str | None:
     """The secret directory that `path` is or lies in, if any."""
     padded = path.rstrip("/") + "/"
     return next((d for d in SECRET_DIRECTORIES if f"/{d}/" in padded), None)
+
+
+@lru_cache(maxsize=1024)
+def _text(glob: str) -> re.Pattern[str]:
+    out = ""
+    for char in glob:
+        out += {"*": ".*", "?": "."}.get(char) or re.escape(char)
+    return re.compile(out, re.DOTALL)
+
+
+def label_matches(text: str, pattern: str) -> bool:
+    """Whether a pattern of labels (`*` any text, `?` any character, case counts) names a text."""
+    return pattern == text or pattern == "*" or _text(pattern).fullmatch(text) is not None
+
+
+def zone_matches(zone: str, pattern: str) -> bool:
+    """Whether a pattern names a trust zone. A number names that zone and every less trusted one.
+
+    So a label that puts a request into a lower zone is no way past what is said of a higher one.
+    """
+    return zone <= pattern if pattern.isdigit() and zone else label_matches(zone, pattern)

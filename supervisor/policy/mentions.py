@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supervisor.policy.fields import close, shown
-from supervisor.policy.globs import meets
+from supervisor.policy.match import label_matches
 from supervisor.policy.words import BUILT_IN, TOOLS
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ class Known:
     profiles: list[str]
     roles: list[str]
     identities: list[str]  # what tests call the callers by: unit, user, group, uid:N
-
-
-def name_matches(text: str, pattern: str) -> bool:
-    """Whether a pattern of labels (`*` and `?`, any character) names a text."""
-    return "[" in pattern or meets(label_glob(pattern), text)
 
 
 def label_glob(pattern: str) -> str:
@@ -113,7 +108,7 @@ def _matching(match: Patterns, known: Known) -> Iterator[Wrong]:
         if name not in there:
             continue
         for n, pattern in enumerate(patterns):
-            if not any(name_matches(value, pattern) for value in there[name]):
+            if not any(label_matches(value, pattern) for value in there[name]):
                 names = list(dict.fromkeys(there[name]))
                 said = f"no {name} is {shown(pattern)}, so this never matches"
                 yield ("match", name, n), said, "one of " + ", ".join(names), close(pattern, names)

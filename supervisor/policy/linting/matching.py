@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from supervisor.policy.globs import contains, meets
 from supervisor.policy.linting.said import note, warn
-from supervisor.policy.mentions import label_glob, name_matches
+from supervisor.policy.match import label_matches, zone_matches
+from supervisor.policy.mentions import label_glob
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
 from supervisor.policy.words import SPECIAL, may_ever, permission_matches
 
@@ -83,7 +83,7 @@ def _matches(snapshot: Snapshot, key: str, match: Match, source: str) -> Iterato
         if name == "zone":
             yield from _zones(snapshot, place, patterns, source)
         elif name == "role":
-            if not any(name_matches(c.role, p) for c in snapshot.callers for p in patterns):
+            if not any(label_matches(c.role, p) for c in snapshot.callers for p in patterns):
                 yield warn(source, place, "it never matches: no caller has such a role", "the role of a caller")
         elif name == "caller":
             shapes = [
@@ -110,15 +110,9 @@ def _zones(snapshot: Snapshot, place: str, patterns: tuple[str, ...], source: st
     lowered = {c.zone for c in snapshot.contexts if c.zone is not None}
     reachable = {caller.zone for caller in snapshot.callers}
     reachable |= {min(zone, low) for zone in reachable for low in lowered}
-    matched = {z for z in reachable if any(name_matches(str(z), p) for p in patterns)}
-    if not matched:
+    if not any(zone_matches(str(zone), pattern) for zone in reachable for pattern in patterns):
         shown = ", ".join(str(z) for z in sorted(reachable)) or "none"
         yield warn(source, place, "it never matches: no request is in such a zone", f"one of the zones {shown}")
-        return
-    past = [z for z in sorted(reachable - matched) if z < max(matched) and z in lowered]
-    if past:
-        said = f"a label that puts a request into zone {past[0]} is a way past it"
-        yield warn(source, place, said, "every zone below the highest too")
 
 
 def _may_state(caller: Caller, name: str, patterns: Iterable[str]) -> bool:
@@ -135,35 +129,35 @@ def _can_match(caller: Caller, match: Match) -> bool:
 
 def _even_unstated(patterns: tuple[str, ...]) -> bool:
     """What was not stated counts as empty text."""
-    return any(name_matches("", pattern) for pattern in patterns)
+    return any(label_matches("", pattern) for pattern in patterns)
 
 
 @lru_cache(maxsize=4096)
 def _stem(pattern: str) -> str:
     """What stands before the first wildcard. Most pairs of patterns differ there, so the automata are asked last."""
-    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return re.split(r"[*?]", pattern, maxsplit=1)[0]
 
 
 def _meets(one: str, other: str) -> bool:
     """Whether some text is named by both."""
     a, b = _stem(one), _stem(other)
     if a == one:
-        return fnmatchcase(one, other)
+        return label_matches(one, other)
     if b == other:
-        return fnmatchcase(other, one)
+        return label_matches(other, one)
     if not (a.startswith(b) or b.startswith(a)):
         return False
-    return "[" in one + other or meets(label_glob(one), label_glob(other))
+    return meets(label_glob(one), label_glob(other))
 
 
 def _contains(outer: str, inner: str) -> bool:
     """Whether every text that `inner` names is named by `outer`. False when that is not provable."""
     a, b = _stem(outer), _stem(inner)
     if b == inner:
-        return fnmatchcase(inner, outer)
+        return label_matches(inner, outer)
     if a == outer or not b.startswith(a):
         return False
-    return outer in ("*", inner) or ("[" not in outer + inner and contains(label_glob(outer), label_glob(inner)))
+    return outer in ("*", inner) or contains(label_glob(outer), label_glob(inner))
 
 
 def _no_less(level: str, bound: str) -> bool:

@@ -101,6 +101,20 @@ def test_the_lowest_zone_counts_and_later_matches_see_it() -> None:
     assert see(policy, {"channel": "slack"}).autonomy[0] == "full"
 
 
+@pytest.mark.parametrize(("pattern", "zones"), [("0", {0}), ("1", {0, 1}), ("4", {0, 1, 2, 3}), ("*", {0, 1, 2, 3})])
+def test_a_zone_stands_for_every_less_trusted_one_too_so_no_label_is_a_way_past(pattern: str, zones: set[int]) -> None:
+    for lowered in range(4):
+        policy = with_contexts(
+            entry({"channel": ("x",)}, zone=lowered), entry({"zone": (pattern,)}, autonomy="readonly")
+        )
+        assert (see(policy, {"channel": "x"}).autonomy[0] == "readonly") is (lowered in zones)
+
+
+def test_brackets_stand_for_themselves() -> None:
+    assert matches((("agent", ("[a]*",)),), {"agent": "[a]b"})
+    assert not matches((("agent", ("[a]*",)),), {"agent": "ab"})
+
+
 def test_patterns_of_commands_add_up_with_the_rule_that_they_come_from() -> None:
     policy = with_contexts(entry({}, blocked_commands=("curl",)), entry({}, approval_patterns=("git push",)))
     found = see(policy)

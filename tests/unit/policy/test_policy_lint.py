@@ -103,7 +103,7 @@ ADDED = [
     ('[[contexts]]\nmatch = { channel = ["x"] }\nautonomy = "readonly"\n', "contexts.match.channel"),
     ('[[contexts]]\nmatch = { caller = ["unit:a.service"] }\nautonomy = "readonly"\n', "contexts.match.caller"),
     ('[[contexts]]\nmatch = { role = ["viewer"] }\nautonomy = "readonly"\n', "contexts.match.role"),
-    ('[[contexts]]\nmatch = { zone = ["4"] }\nautonomy = "readonly"\n', "contexts.match.zone"),
+    ('[[contexts]]\nmatch = { zone = ["0"] }\nautonomy = "readonly"\n', "contexts.match.zone"),
     ('[[contexts]]\nmatch = { tool = ["shell"] }\n', "contexts"),
     ('[[contexts]]\nmatch = { tool = ["shell"] }\nautonomy = "full"\n', "contexts.autonomy"),
     ('[[contexts]]\nmatch = { tool = ["shell"] }\nblocked_commands = ["nmap"]\n', "contexts.blocked_commands"),
@@ -187,15 +187,6 @@ def test_a_label_that_may_be_left_out_is_a_note_and_one_that_must_be_stated_is_n
     (found,) = found_in(policy, labels + context, "info")
     assert found["key"] == "contexts.match.channel"
     assert found_in(policy, labels.replace("labels", 'must_state = ["channel"]\nlabels') + context, "info") == []
-
-
-def test_a_label_that_lowers_the_zone_is_a_way_past_a_rule_about_the_zone(policy: PolicyFiles) -> None:
-    labels = SENSIBLE.replace('user = "agent"', 'user = "agent"\nlabels = { channel = ["*"] }')
-    context = '[[contexts]]\nmatch = { channel = ["discord"] }\nzone = 0\n'
-    rule = '[[rules]]\nname = "r"\nmatch = { zone = ["3"] }\neffect = "ask"\n'
-    (found,) = found_in(policy, labels + context + rule)
-    assert (found["key"], "zone 0" in found["message"]) == ("rules.match.zone", True)
-    assert found_in(policy, labels + context + rule.replace('"3"', '"0", "3"')) == []
 
 
 def test_a_policy_without_tests_is_a_note(policy: PolicyFiles) -> None:
