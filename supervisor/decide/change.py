@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from supervisor import errors
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from supervisor.policy.snapshot import Caller, Profile, Snapshot
 
 _MOST = 64  # obstacles, one after the other
+_WILD = set("*?")  # as a pattern of policy, what holds one of these would be more than just this
 _WEIGHED = ("rates[", "budgets[", "concurrency.", "breaker", "service.", "rules.", "contexts[", "autonomy.")
 
 
@@ -99,7 +99,7 @@ def _refused(policy: Snapshot, peer: Peer, request: RunRequest, refusal: errors.
     step = _unlisted(policy, [rule])
     if step is not None:
         return step
-    if rule.startswith(_WEIGHED):
+    if rule.startswith(_WEIGHED) or rule.endswith(".allowed_commands"):
         return _Step(remark=_remark(source, f"change {rule}: {refusal.allowed or 'see docs/policy.md'}"))
     return None
 
@@ -148,9 +148,9 @@ def _granted(policy: Snapshot, peer: Peer, request: RunRequest, key: str, source
     found: dict[str, str] = {}
     if key == "profiles" and request.profile is not None and NAME.fullmatch(request.profile):
         found["profiles"] = toml((*caller.profiles, request.profile))
-    elif key == "workspaces" and request.workspace is not None and not set("*?") & set(request.workspace):
+    elif key == "workspaces" and request.workspace is not None and not _WILD & set(request.workspace):
         found["workspaces"] = toml((*caller.workspaces, request.workspace))
-    elif key == "labels" and not any(name in SPECIAL for name in request.labels):
+    elif key == "labels" and not any(n in SPECIAL or _WILD & set(v) for n, v in request.labels.items()):
         found["labels"] = _labels(caller, request)
     elif key == "role":
         found["role"] = toml("operator")
@@ -163,7 +163,7 @@ def _labels(caller: Caller, request: RunRequest) -> str:
     """The patterns of the labels that it may state, and these very values."""
     stated = {name: list(patterns) for name, patterns in caller.labels}
     for name, value in request.labels.items():
-        stated.setdefault(name, list(stated.get("*", ()))).append(escape(value))
+        stated.setdefault(name, list(stated.get("*", ()))).append(value)
     shown = ", ".join(f"{toml(n)} = {toml(sorted(set(p)))}" for n, p in sorted(stated.items()))
     return f"{{ {shown} }}"
 

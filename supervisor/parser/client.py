@@ -58,20 +58,21 @@ class ParserClient:
         Never raises for what it cannot understand: that is `parsed` False.
         """
         words = tuple(argv or ())
-        reads = script is not None or (bool(words) and is_interpreter(words[0]))
+        given = stdin is not None or streamed
+        reads = given and (script is not None or any(is_interpreter(word) for word in words))  # `env sh` does, too
         fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
         if streamed and reads:
             fed = UNSEEN
         if script is None and not needs_parser(words) and not (reads and fed is not None):
             return analyse_argv(words, None, fed)
+        size = len(script) if script is not None else sum(len(word) + 1 for word in words)
+        if size > MAX_SCRIPT or len(stdin or b"") > MAX_SCRIPT:  # first: what is kept is known by what was looked at
+            return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
         what = (script if script is not None else words, fed)
         found = self._kept.get(what)
         if found is not None:
             self._kept.move_to_end(what)
             return found
-        size = len(script) if script is not None else sum(len(word) + 1 for word in words)
-        if size > MAX_SCRIPT or len(stdin or b"") > MAX_SCRIPT:
-            return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
         found = _streamed(await self._ask(words, script, fed))
         if found.parsed and size + len(fed or "") <= KEPT_TEXT:
             self._kept[what] = found

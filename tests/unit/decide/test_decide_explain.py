@@ -222,8 +222,7 @@ def test_the_change_is_toml_that_makes_the_decision_allow_this(found, words, cha
 @pytest.mark.parametrize(
     "changes",
     [
-        {"labels": {"channel": "*"}},
-        {"labels": {"channel": "a[b]c?"}},
+        {"labels": {"channel": "a[b]c"}},
         {"labels": {"channel": '"quoted" \\ and 😀 ü'}},
         {"workspace": '/srv/"x" \\ 😀 \t'},
         {"workspace": "/srv/x\x7f"},
@@ -246,21 +245,33 @@ def test_whatever_a_request_holds_the_change_is_toml_and_allows_just_that(change
         {"workspace": "/srv/.ssh"},
         {"workspace": "relative"},
         {"labels": {"role": "x"}},  # nobody states what policy finds out by itself
+        {"labels": {"channel": "*"}},
+        {"labels": {"channel": "a?"}},
         {"profile": "no\nname"},
         {"profile": "x" * 100},
         {"tool": "browser"},
+    ],
+)
+def test_what_no_change_of_policy_would_allow_has_none(changes) -> None:
+    found = replace(policy(who=STATES), tools=s.Tools(browser_enabled=True, source="p:1"))
+    said = why(found, **changes)
+    assert (said["verdict"], said["change"]) == ("deny", None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"tool": "telnet"},
         {"limits": {"memory": -1}},
         {"limits": {"wings": 1}},
         {"argv": ("",)},
         {"labels": {"No": "label"}},
+        {"workspace": None},
     ],
 )
-def test_what_no_change_of_policy_would_allow_has_none(changes) -> None:
-    found = replace(policy(), tools=s.Tools(browser_enabled=True, source="p:1"))
-    words = changes.pop("argv", ("true",))
-    said = why(found, *words, **changes)
-    assert (said["verdict"], said["change"]) == ("deny", None)
+def test_what_is_no_request_is_not_explained_but_refused(changes) -> None:
+    with pytest.raises(errors.InvalidRequest):
+        why(policy(), *changes.pop("argv", ("true",)), **changes)
 
 
 def test_a_profile_that_there_is_and_one_that_there_is_not_have_the_same_change() -> None:
@@ -301,6 +312,15 @@ def test_what_can_be_written_comes_before_what_has_to_be_weighed() -> None:
 def test_a_broken_script_is_for_a_person_to_weigh() -> None:
     broken = Analysis(parsed=False, error="1:1: x")
     assert "autonomy.unparsed" in why(policy(), analysis=broken)["change"]
+
+
+def test_a_profile_whose_shell_may_not_run_takes_no_script_and_says_which_list_says_so() -> None:
+    only = profile(allowed_commands=("git",), programs=("/usr/bin/git",))
+    found = replace(policy(), profiles=(only,))
+    asked = RunRequest(workspace="/srv/agents/a", script="ls")
+    said = explain(found, {}, peer(), None, asked, Counters(now=NOON), Analysis())
+    assert said["problem"]["rule"] == "profiles.shell.allowed_commands"
+    assert said["change"] == f"# {only.source}\n# change profiles.shell.allowed_commands: git\n"
 
 
 def test_a_limit_that_the_session_narrowed_itself_needs_a_session_and_no_change() -> None:

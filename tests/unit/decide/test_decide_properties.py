@@ -370,7 +370,7 @@ def test_taking_grants_back_gives_nothing(policy, case) -> None:
     for less in (
         replace(policy, callers=(replace(entry, profiles=entry.profiles[:1]), *others)),
         replace(policy, callers=(replace(entry, labels=()), *others)),
-        replace(policy, callers=(replace(entry, must_state=("user",)), *others)),
+        replace(policy, callers=(replace(entry, must_state=(*entry.must_state, "user")), *others)),
         replace(policy, callers=(replace(entry, role="viewer"), *others)),
         replace(policy, tools=replace(policy.tools, file_write_enabled=False)),
         replace(policy, tools=replace(policy.tools, policy="whitelist", allow_list=())),
