@@ -119,7 +119,7 @@ def listen(where: Layout, who: Accounts) -> socket.socket:
 
 
 def compiled_filters() -> dict[str, tuple[bytes, ...]]:
-    """The seccomp programs of main, auditor and parser, compiled in a child, so that this process never loads libseccomp."""
+    """The seccomp programs of our processes, compiled in a child, so that this one never loads libseccomp."""
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -22,11 +22,13 @@ KNOWN_HOSTS = (
     "example.org",
     "example.invalid",
     "127.0.0.1",
+    "169.254.169.254",  # the metadata address of clouds, which attacks name
 )
 HOST = re.compile(r"https?://([A-Za-z0-9.\-_]+)")
-# Directories of whoever wrote a file. "/home/agent" is what a sandboxed child sees, the other names are examples.
+# Directories of whoever wrote a file. "/home/agent" is what a sandboxed child sees, the other names are examples, and
+# /root/.ssh is what attacks name.
 MACHINE_PATH = re.compile(
-    r"(?<![\w$}.])/(?:work|root/\.\w+|root/venvs|tmp/b|home/(?!agent\b|user\b|alice\b|bob\b|USER\b|\w\b)\w+)/"
+    r"(?<![\w$}.])/(?:work|root/\.(?!ssh\b)\w+|root/venvs|tmp/b|home/(?!agent\b|user\b|alice\b|bob\b|USER\b|\w\b)\w+)/"
 )
 
 

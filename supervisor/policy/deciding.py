@@ -165,8 +165,8 @@ class Context(f.Table):
         ...,
         "Labels and the patterns (`*`, `?`) of which one must match each: channel, agent, user and so on; also "
         + ", ".join(w.SPECIAL)
-        + ". What was not stated counts as empty text, which `*` matches. A zone's number stands for that zone and every "
-        "less trusted one.",
+        + ". What was not stated counts as empty text, which `*` matches. A zone's number stands for that zone and "
+        "every less trusted one.",
         unit=_PATTERNS,
         enforcer=_DECIDE,
         probe="decision",

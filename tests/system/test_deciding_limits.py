@@ -154,9 +154,7 @@ def test_a_run_over_the_bound_of_its_agent_waits_visibly_and_can_be_taken_out(
     fifo = workspace / "go"
     body = {"workspace": str(workspace), "script": "mkfifo go; read x < go", "background": True}
     first = queueing.request("POST", "/v1/runs", body).json
-    waiting = [
-        Later(queueing, "/v1/runs", {"workspace": str(workspace), "argv": ["echo", str(n)]}) for n in range(2)
-    ]
+    waiting = [Later(queueing, "/v1/runs", {"workspace": str(workspace), "argv": ["echo", str(n)]}) for n in range(2)]
     entries = wait_for_queue(queueing, 2)
     assert [e["position"] for e in entries] == [1, 2]
     assert all(e["waits_for"] == "its own runs" for e in entries)

@@ -57,7 +57,7 @@ def shfmt() -> Iterator[Shfmt]:
         ("/opt/tool", "/opt/tool x"),
         ("/opt/tool", "tool x"),
         ("mk*", "mkswap x"),
-        ("curl *.internal*", "curl -s http://db.internal/x"),
+        ("curl *.example.com*", "curl -s http://db.example.com/x"),
         ("find -delete", "find . -name x -delete"),
         ("terraform -destroy", "terraform apply -destroy"),
         ("DROP TABLE", "psql -c 'drop /* x */ table y'"),

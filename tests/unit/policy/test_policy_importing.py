@@ -154,9 +154,9 @@ def test_what_cannot_be_meant_here_is_said_and_never_widens(text: str, key: str)
 
 
 def test_json_as_people_write_it_is_read() -> None:
-    text = '// c\n{ a: \'it\\\'s "x"\', /* b */ "u": "http://x/*no*/", list: [1, 2,], deep: { x: true, }, }\n'
+    text = '// c\n{ a: \'it\\\'s "x"\', /* b */ "u": "http://example.com/*no*/", list: [1, 2,], deep: { x: true, }, }\n'
     assert read(text.encode(), "x", None) == (
-        "clawdbot", {"a": 'it\'s "x"', "u": "http://x/*no*/", "list": [1, 2], "deep.x": True},
+        "clawdbot", {"a": 'it\'s "x"', "u": "http://example.com/*no*/", "list": [1, 2], "deep.x": True},
     )  # fmt: skip
 
 
