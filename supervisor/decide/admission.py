@@ -45,9 +45,12 @@ class Counters:
     book: meters.Book = field(default_factory=meters.Book)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
-    """A request that is allowed, or that somebody has to be asked about: by which entry, and as what it would run."""
+    """A request that is allowed, or that somebody has to be asked about: by which entry, and as what it would run.
+
+    It is put together step by step in this file, since copies would cost half of the decision; nobody changes it later.
+    """
 
     context: Context
     profile: Profile
@@ -89,12 +92,13 @@ def admit_session(
     Raises Denied, WorkspaceRefused, InvalidRequest, ProfileRefused, LimitReached, Stopped or Conflict.
     """
     found = _place(snapshot, refused, peer, request, request.workspace, "shell", state, trace)
-    found = replace(found, left=meters.check(snapshot, found.who, "", state.book, state.now))
+    found.left = meters.check(snapshot, found.who, "", state.book, state.now)
     if not found.reasons:
         return found
     if not answerable(snapshot, peer, found.context.caller):
         raise _nobody(found.reasons[0])
-    return replace(found, verdict="ask")
+    found.verdict = "ask"
+    return found
 
 
 def admit_run(
@@ -154,7 +158,8 @@ def _place(
             hint="close sessions that are done, or try again later",
             retry_after=_RETRY_SESSION,
         )
-    return replace(found, limits=limits)
+    found.limits = limits
+    return found
 
 
 def _in_session(
@@ -167,9 +172,10 @@ def _in_session(
     trace: Trace | None,
 ) -> Admission:
     """A run in a session that lives: it has what the session has, and may not need less."""
-    caller = find_caller(snapshot, peer)[1]
-    if session.peer.uid != peer.uid and not permits(snapshot, caller, "agent:read_all", state.roles):
-        raise places.no_session(session.id)
+    if session.peer.uid != peer.uid:
+        caller = find_caller(snapshot, peer)[1]
+        if not permits(snapshot, caller, "agent:read_all", state.roles):
+            raise places.no_session(session.id)
     who = _asker(snapshot, peer, merged(session.labels, request.labels), request.tool, state, trace)
     if request.workspace is not None:
         raise errors.InvalidRequest(
@@ -198,7 +204,8 @@ def _in_session(
     _fits(found, session)
     base = replace(profile.limits, **session.limits) if session.limits else profile.limits
     limits = narrow_limits(base, request.limits, rule=f"profiles.{profile.name}", source=profile.source)
-    return replace(found, limits=limits, readonly=session.readonly, network=session.network)
+    found.limits, found.readonly, found.network = limits, session.readonly, session.network
+    return found
 
 
 def _asker(
@@ -315,17 +322,11 @@ def _judged(
     within = "" if session is None else session.id
     left = meters.check(snapshot, found.who, within, state.book, state.now)
     limits = meters.narrowed(snapshot, found.who, within, state.book, found.limits, state.now)
-    return replace(
-        found,
-        verdict="ask" if reasons else "allow",
-        limits=limits,
-        reasons=tuple(reasons),
-        readonly=readonly,
-        network=network,
-        notes=tuple(notes),
-        left=left,
-        waits=_full(snapshot, found.who, state),
-    )
+    found.verdict = "ask" if reasons else "allow"
+    found.limits, found.left, found.waits = limits, left, _full(snapshot, found.who, state)
+    found.reasons, found.notes = tuple(reasons), tuple(notes)
+    found.readonly, found.network = readonly, network
+    return found
 
 
 def _full(snapshot: Snapshot, who: meters.Who, state: Counters) -> bool:

@@ -69,7 +69,9 @@ def look(
     if supervised:
         asked = Patterns(autonomy.approval_patterns, "autonomy.approval_patterns", autonomy.source)
         for listed in (asked, *context.asked):
-            for n, pattern in enumerate(listed.patterns):
+            # As a rule none matches, which is known after one look at all of them.
+            several = listed.patterns if first(listed.patterns, analysis) is not None else ()
+            for n, pattern in enumerate(several):
                 hit = first((pattern,), analysis)
                 if hit is not None:
                     found.reasons.append(_asked(listed, n, hit))

@@ -131,7 +131,7 @@ def _narrowed(snapshot: Snapshot, c: Context, tool: str, trace: Trace | None) ->
     zone = c.zone
     facts = c.facts(tool)
     for entry in snapshot.contexts:
-        if entry.zone is not None and "zone" not in dict(entry.match) and matches(entry.match, facts):
+        if entry.zone is not None and matches(entry.match, facts) and all(name != "zone" for name, _ in entry.match):
             zone = min(zone, entry.zone)
     facts["zone"] = str(zone)
     level, profiles, network, tools = c.autonomy, c.profiles, c.network, c.tools
@@ -160,6 +160,8 @@ def _narrowed(snapshot: Snapshot, c: Context, tool: str, trace: Trace | None) ->
             blocked.append(Patterns(entry.blocked_commands, f"{rule}.blocked_commands", entry.source))
         if entry.approval_patterns:
             asked.append(Patterns(entry.approval_patterns, f"{rule}.approval_patterns", entry.source))
+    if not matched:
+        return c
     return replace(
         c,
         zone=zone,

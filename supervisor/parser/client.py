@@ -61,19 +61,22 @@ class ParserClient:
         given = stdin is not None or streamed
         reads = given and (script is not None or any(is_interpreter(word) for word in words))  # `env sh` does, too
         fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
+        if len(stdin or b"") > MAX_SCRIPT and reads:
+            return Analysis(parsed=False, error=f"what is fed to it is longer than {MAX_SCRIPT} bytes")
         if streamed and reads:
             fed = UNSEEN
-        if script is None and not needs_parser(words) and not (reads and fed is not None):
-            return analyse_argv(words, None, fed)
-        size = len(script) if script is not None else sum(len(word) + 1 for word in words)
-        if size > MAX_SCRIPT or len(stdin or b"") > MAX_SCRIPT:  # first: what is kept is known by what was looked at
-            return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
         what = (script if script is not None else words, fed)
         found = self._kept.get(what)
         if found is not None:
             self._kept.move_to_end(what)
             return found
-        found = _streamed(await self._ask(words, script, fed))
+        size = len(script) if script is not None else sum(len(word) + 1 for word in words)
+        if script is None and not needs_parser(words) and not (reads and fed is not None):
+            found = analyse_argv(words, None, fed)
+        elif size > MAX_SCRIPT:
+            return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
+        else:
+            found = _streamed(await self._ask(words, script, fed))
         if found.parsed and size + len(fed or "") <= KEPT_TEXT:
             self._kept[what] = found
             if len(self._kept) > KEPT:

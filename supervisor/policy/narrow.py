@@ -131,6 +131,8 @@ def narrow_limits(
     bound, InvalidRequest for an unknown limit or a value below what means anything. `rule` and `source` name the
     policy entry that `base` came from.
     """
+    if not asked:
+        return base
     for limit, value in asked.items():
         if limit not in units.LIMITS:
             raise errors.InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from supervisor.policy.snapshot import Role
@@ -88,7 +89,12 @@ def role(snapshot: Snapshot, name: str) -> Role:
 
 
 def role_permits(snapshot: Snapshot, name: str, permission: str) -> bool:
-    return any(permission_matches(pattern, permission) for pattern in role(snapshot, name).permissions)
+    return _granted(role(snapshot, name).permissions, permission)
+
+
+@lru_cache(maxsize=512)  # asked several times for each request
+def _granted(permissions: tuple[str, ...], permission: str) -> bool:
+    return any(permission_matches(pattern, permission) for pattern in permissions)
 
 
 def may_ever(snapshot: Snapshot, caller: Caller, permission: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -83,9 +84,11 @@ class LauncherPeer(threading.Thread):
         self.sock = sock
         self.snapshot = snapshot
         self.proofs: list[dict[str, Any]] = []
-        self.refuse: w.Refused | None = None  # the answer to the next Reload or OpenSession, its id aside
+        self.refuse: w.Refused | None = None  # the answer to the next question, its id aside
         self.received: list[Any] = []
         self.sessions: list[str] = []
+        self.workspaces: dict[str, str] = {}
+        self.looks = True  # at files, when it is asked to
         self.stopped = False
         self._lock = threading.RLock()
         self._over = False
@@ -138,7 +141,19 @@ class LauncherPeer(threading.Thread):
     def _on_open_session(self, message: w.OpenSession, _: list[int]) -> None:
         if not self._refused(message.id):
             self.sessions.append(message.session)
+            self.workspaces[message.session] = message.workspace
             self.send(w.SessionOpened(message.id, message.session, {"uid": 900_000 + len(self.sessions)}))
+
+    def _on_inspect(self, message: w.Inspect, _: list[int]) -> None:
+        if not self.looks or self._refused(message.id):
+            return
+        files = []
+        for path in message.paths:
+            with open(os.path.join(self.workspaces[message.session], path), "rb") as file:
+                data = file.read()
+            found = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            files.append({**found, "head": data[:4096].decode(errors="replace")})
+        self.send(w.Inspected(message.id, files))
 
     def _on_start_run(self, message: w.StartRun, fds: list[int]) -> None:
         with self._lock:
