@@ -84,6 +84,8 @@ class Main:
             with contextlib.suppress(StockadeError, TimeoutError):
                 await asyncio.wait_for(runtime.stop(), _STOP_PATIENCE)
         await serving.stop()
+        with contextlib.suppress(TimeoutError):  # what was acknowledged is on the disk; this is for a tidy file
+            await asyncio.wait_for(supervisor.close(), _STOP_PATIENCE)
         if status == 0:
             await audit.record(events.service(action="stop", outcome="ok"))
         return status
@@ -108,6 +110,8 @@ class Main:
 
     def _tell(self, error: StockadeError) -> None:
         log.error("%s: %s", error.code, error.detail)
+        if error.hint is not None and "findings" not in error.extra:
+            log.error("to do: %s", error.hint)
         for finding in error.extra.get("findings", ()):
             log.error("policy: %s", json.dumps(finding))
 

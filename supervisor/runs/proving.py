@@ -144,6 +144,8 @@ async def _approvals(store: Store) -> str:
         await Codes(store, lambda *_: None).verify(NOBODY, None)
     except StepUpRequired:
         return ""
+    except StockadeError as e:  # a proof that cannot be made is one that failed
+        return e.detail
     return "an order passed without a one-time code"
 
 

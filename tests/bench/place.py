@@ -44,7 +44,13 @@ class Place:
         launcher = children["launcher"]
         below = map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split())
         forge = next(pid for pid in below if proc.is_root(pid) and not proc.place_in_tree(pid)[0])
-        return {"main": self.daemon.pid, "launcher": launcher, "forge": forge, "auditor": children["auditor"]}
+        return {
+            "main": self.daemon.pid,
+            "launcher": launcher,
+            "forge": forge,
+            "auditor": children["auditor"],
+            "parser": children["parser"],
+        }
 
     def settle(self, seconds: float = 10) -> None:
         """Until the service has done what it does after answers: no process comes or goes, no CPU is used."""
