@@ -236,6 +236,10 @@ class QueueList(Exact):
     queue: list[Open]
 
 
+class ForgottenView(Exact):
+    uid: int
+
+
 class KeyView(Exact):
     """The secret of one-time codes: for an authenticator app, shown this once."""
 

@@ -91,6 +91,10 @@ async def enroll(call: Call) -> Answer:
     return answer(await to_the_end(call.supervisor.desk.enroll(call.peer, call.code)), 201)
 
 
+async def forget_codes(call: Call) -> Answer:
+    return answer(await to_the_end(call.supervisor.desk.forget_codes(call.peer, call.body.uid, call.code)))
+
+
 # --- why ------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from supervisor.api.values import (
     Text,
     Time,
     Times,
+    Uid,
 )
 from supervisor.policy import units
 from supervisor.runs.model import RunRequest, SessionRequest
@@ -229,6 +230,12 @@ class BreakerBody(Request):
     """Whose breaker, by the key that GET /v1/breakers lists."""
 
     key: Key
+
+
+class ForgetBody(Request):
+    """Whose key for one-time codes is forgotten."""
+
+    uid: Uid
 
 
 class EmptyBody(Request):

@@ -129,6 +129,13 @@ Signal = Annotated[
     ),
 ]
 
+Uid = Annotated[
+    int,
+    BeforeValidator(_whole),
+    Field(ge=0, le=2**32 - 2),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 2**32 - 2}),
+]
+
 
 # --- in a query every value is text ----------------------------------------------------------------------------
 

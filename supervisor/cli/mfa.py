@@ -40,3 +40,27 @@ def enroll(*, code: str | None, as_object: bool) -> None:
     """
     answer = privileged("POST", "/v1/mfa", code=code)
     show.emit(answer, f"{show.safe(answer['uri'])}\nsecret: {show.safe(answer['secret'])}", as_object=as_object)
+
+
+@mfa.command()
+@click.argument("user", metavar="USER|UID")
+@code_option
+@json_option
+@socket_option
+def forget(*, user: str, code: str | None, as_object: bool) -> None:
+    """Forget the key of USER, who lost it: then USER can make another one without a code of the old.
+
+    Takes the permission credentials:rotate. Nobody forgets their own.
+
+    \b
+    Example:
+      stockade mfa forget alice
+    """
+    import pwd
+
+    try:
+        uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise click.BadParameter(f"there is no user {user!r}") from None
+    answer = privileged("POST", "/v1/mfa/forget", {"uid": uid}, code=code)
+    show.emit(answer, f"forgotten: the key of uid {uid}", as_object=as_object)

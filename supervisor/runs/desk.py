@@ -202,6 +202,22 @@ class Desk:
         self.require(peer, "agent:read")
         return await self._room.codes.enroll(peer.uid, code)
 
+    async def forget_codes(self, peer: Peer, uid: int, code: str | None) -> dict[str, int]:
+        """The key of somebody who lost it is good no more. One's own cannot be forgotten so: that would be no second
+        factor. Raises Denied, StepUpRequired, ApprovalRequired, Conflict.
+        """
+        if uid == peer.uid:
+            raise Denied(
+                "nobody forgets their own key",
+                field="uid",
+                rule="mfa: not one's own",
+                allowed="the key of another user",
+                hint="make a new one with a code of the old (`stockade mfa enroll`), or let somebody else forget it",
+            )
+        await self.order(peer, "credentials:rotate", {"forget_codes": uid}, code)
+        await self._room.codes.forget(uid)
+        return {"uid": uid}
+
     # --- why ------------------------------------------------------------------------------------------------------
 
     async def explain(self, peer: Peer, request: RunRequest) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def body_of(route: Route, workspace: str) -> Any:
         "SignalBody": {"signal": "CONT"},
         "AccessBody": {"role": "wanted", "duration": "1m", "reason": "a test"},
         "BreakerBody": {"key": "uid:1/a"},
+        "ForgetBody": {"uid": 4711},
     }.get(route.body.__name__ if route.body is not None else "")
 
 
