@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import pytest_asyncio
 
 from supervisor.audit.client import AuditClient
@@ -18,9 +19,10 @@ from tests.unit.runs.peers import AuditorPeer, LauncherPeer, LocalParser
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from supervisor.runs.bus import Subscription
     from supervisor.runs.model import Peer, Run
 
 AGENT, STRANGER, VIEWER, ADMINISTRATOR = peer(1000), peer(2000), peer(3000), peer(0)
@@ -101,3 +103,17 @@ async def world(worlds: Callable[[], World]) -> World:
     made = worlds()
     await made.supervisor.load()
     return made
+
+
+@pytest.fixture
+def events() -> Iterator[Callable[[World], Subscription]]:
+    """What an administrator sees of a world, from now on."""
+    made: list[Subscription] = []
+
+    def of(world: World) -> Subscription:
+        made.append(world.supervisor.subscribe(ADMINISTRATOR))
+        return made[-1]
+
+    yield of
+    for each in made:
+        each.close()

@@ -1,0 +1,206 @@
+"""From a request to what may be launched: the wait for a yes, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+
+import pytest
+
+from supervisor import errors
+from supervisor.decide.admission import Counters, admit_run
+from supervisor.decide.shell.model import Analysis, Risk
+from supervisor.policy import snapshot as s
+from supervisor.runs import deciding
+from tests.unit.decide import samples
+from tests.unit.runs.conftest import ADMINISTRATOR, AGENT
+from tests.unit.runs.deciding import (
+    ASKING,
+    SECOND,
+    asked,
+    finished,
+    nothing_left,
+    opened,
+    question,
+    reloaded,
+    say,
+    script,
+    serving,
+    settled,
+)
+
+WAIT = 60_000  # ms; nothing here waits as long
+
+
+# --- waiting for a yes ------------------------------------------------------------------------------------------------
+
+
+async def test_without_waiting_the_question_is_the_answer_and_is_recorded_as_one(worlds) -> None:
+    world = await serving(worlds)
+    ident = await asked(world.run("touch", "x", labels={"agent": "a7"}))
+    await settled(world)
+    record = world.auditor.of("decision")[0]
+    assert (record["outcome"], record["run"], record["result"]) == ("ask", None, {"approval": ident})
+    assert record["authorization_policy"] == f"autonomy.approval_patterns[0] {ASKING.source}"
+    assert os.listdir(world.workspace) == []
+    await nothing_left(world)
+
+
+async def test_whoever_waits_goes_on_with_the_yes_and_is_told_of_the_question(worlds, events) -> None:
+    world = await serving(worlds)
+    told: list[dict] = []
+    seen = events(world)
+    request = world.request("touch", "x", wait_approval_ms=WAIT)
+    waiting = asyncio.ensure_future(world.supervisor.start(AGENT, request, "req-1", told.append))
+    ident = await question(seen)
+    assert world.launcher.sessions == [], "nothing is open while a person thinks"
+    assert os.listdir(world.workspace) == []
+    await say(world, ident)
+    run = await waiting
+    await world.supervisor.wait(run)
+    assert os.listdir(world.workspace) == ["x"]
+    assert [(t["type"], t["approval"]["id"]) for t in told] == [("approval", ident)]
+    assert (run.decision["verdict"], run.decision["approval"]) == ("allow", ident)
+    allowed = world.auditor.of("decision")[-1]
+    assert (allowed["result"]["approval"], allowed["result"]["by"]) == (ident, [5000])
+    await nothing_left(world)
+
+
+async def test_whoever_waited_long_enough_is_told_that_it_is_still_asked(worlds) -> None:
+    world = await serving(worlds)
+    ident = await asked(world.run("touch", "x", wait_approval_ms=1))
+    assert world.supervisor.desk.question(AGENT, ident).state == "pending"
+    await nothing_left(world)
+
+
+async def test_a_no_ends_the_wait_as_a_refusal(worlds, events) -> None:
+    world = await serving(worlds)
+    seen = events(world)
+    waiting = asyncio.ensure_future(world.run("touch", "x", wait_approval_ms=WAIT))
+    await say(world, await question(seen), approve=False, note="no")
+    with pytest.raises(errors.ApprovalDenied):
+        await waiting
+    await settled(world)
+    assert [r["outcome"] for r in world.auditor.of("decision")] == ["ask", "deny"]
+    await nothing_left(world)
+
+
+async def test_a_reload_in_between_ends_the_wait(worlds, events) -> None:
+    world = await serving(worlds)
+    seen = events(world)
+    waiting = asyncio.ensure_future(world.run("touch", "x", wait_approval_ms=WAIT))
+    ident = await question(seen)
+    await reloaded(world, autonomy=replace(ASKING, blocked_commands=("touch",)))
+    with pytest.raises(errors.Conflict):
+        await waiting
+    assert world.supervisor.desk.question(AGENT, ident).state == "cancelled"
+    assert os.listdir(world.workspace) == []
+    await nothing_left(world)
+
+
+async def test_what_was_approved_is_decided_again_before_it_runs(worlds, events) -> None:
+    """The emergency stop, a rate, a session that is gone: a yes is no way past any of them."""
+    world = await serving(worlds, rates=(s.Rate("caller", 0, 0, 1, "p:1"),))
+    seen = events(world)
+    waiting = asyncio.ensure_future(world.run("touch", "x", wait_approval_ms=WAIT))
+    ident = await question(seen)
+    await finished(world, "true")
+    await say(world, ident)
+    with pytest.raises(errors.LimitReached):
+        await waiting
+    stopped = await serving(worlds)
+    seen = events(stopped)
+    waiting = asyncio.ensure_future(stopped.run("touch", "x", wait_approval_ms=WAIT))
+    ident = await question(seen)
+    await stopped.supervisor.stop(ADMINISTRATOR, "now")
+    await say(stopped, ident)
+    with pytest.raises(errors.Stopped):
+        await waiting
+    for each in (world, stopped):
+        assert os.listdir(each.workspace) == []
+        await nothing_left(each)
+
+
+async def test_a_yes_for_a_session_that_is_closed_meanwhile_runs_nothing(worlds, events) -> None:
+    world = await serving(worlds)
+    session = await opened(world)
+    seen = events(world)
+    waiting = asyncio.ensure_future(world.run("touch", "x", session=session.id, wait_approval_ms=WAIT))
+    ident = await question(seen)
+    await world.supervisor.close_session(AGENT, session.id)
+    await say(world, ident)
+    with pytest.raises(errors.Conflict):
+        await waiting
+    assert os.listdir(world.workspace) == []
+    await nothing_left(world)
+
+
+async def test_a_client_that_goes_away_while_it_waits_leaves_nothing(worlds, events) -> None:
+    world = await serving(worlds)
+    script(world)
+    for argv in (("touch", "x"), ("sh", "approved.sh")):
+        seen = events(world)
+        waiting = asyncio.ensure_future(world.run(*argv, wait_approval_ms=WAIT))
+        ident = await question(seen)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await nothing_left(world)
+        await say(world, ident)
+    assert os.listdir(world.workspace) == ["approved.sh"], "a yes by itself runs nothing"
+
+
+async def test_two_people_are_needed_where_the_role_says_so(worlds) -> None:
+    role = s.Role("operator", ("agent:read", "agent:execute"), second_person=True)
+    world = await serving(worlds, role)
+    ident = await asked(world.run("touch", "x"))
+    await say(world, ident)
+    assert await asked(world.run("touch", "x")) == ident
+    await say(world, ident, SECOND)
+    await finished(world, "touch", "x")
+    assert os.listdir(world.workspace) == ["x"]
+
+
+async def test_opening_a_session_can_be_asked_about(worlds) -> None:
+    rule = s.Rule("mind", ("agent:execute",), (("agent", ("new",)),), "ask", "p:70")
+    world = await serving(worlds, rules=(rule,))
+    ident = await asked(opened(world, labels={"agent": "new"}))
+    assert world.launcher.sessions == []
+    assert world.supervisor.desk.question(AGENT, ident).what["parameters"]["workspace"] == world.workspace
+    await say(world, ident)
+    session = await opened(world, labels={"agent": "new"})
+    assert world.launcher.sessions == [session.id]
+    assert await asked(opened(world, labels={"agent": "new"})) != ident
+
+
+async def test_a_dry_run_asks_nobody(worlds) -> None:
+    world = await serving(worlds)
+    said = await world.supervisor.dry_run(AGENT, world.request("touch", "x"))
+    assert said["decision"]["verdict"] == "ask"
+    assert world.supervisor.desk.questions(ADMINISTRATOR, state=None, limit=9) == []
+    await nothing_left(world)
+
+
+def decided(*risks: str, **changes):
+    """A decision that somebody is asked about for these risks."""
+    policy = samples.snapshot(samples.caller(), samples.caller(uid=0, role="administrator"))
+    policy = replace(policy, autonomy=s.Autonomy(approval_risks=("mining", "scanning"), source="p:1"))
+    seen = Analysis(risks=tuple(Risk(kind, "x", 0, 1) for kind in risks))
+    found = admit_run(policy, {}, samples.peer(), None, samples.request(), Counters(), seen)
+    return replace(found, **changes)
+
+
+def test_after_the_wait_it_may_be_asked_about_for_less_and_for_nothing_else() -> None:
+    asked_for = decided("mining", "scanning")
+    for now in (decided("mining", "scanning"), decided("scanning"), decided()):
+        assert deciding._anew(asked_for, now) is now
+    for now in (
+        decided("scanning", readonly=True),
+        decided("mining", network="none"),
+        decided("mining", "scanning", readonly=True),
+    ):
+        with pytest.raises(errors.Conflict):
+            deciding._anew(asked_for, now)
+    with pytest.raises(errors.Conflict):
+        deciding._anew(decided("mining"), asked_for)
