@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell.analyse import analyse_argv, needs_parser
 from supervisor.decide.shell.model import Analysis, Risk
-from supervisor.decide.shell.programs import is_interpreter
+from supervisor.decide.shell.programs import SQL_CLIENTS, base, family, is_interpreter
 from supervisor.policy.words import MAX_SCRIPT
 from supervisor.wire import framing
 from supervisor.wire.messages import FROM_PARSER, TO_PARSER, Parse, WireError, decode, encode
@@ -61,7 +61,7 @@ class ParserClient:
         given = stdin is not None or streamed
         reads = given and (script is not None or any(is_interpreter(word) for word in words))  # `env sh` does, too
         fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
-        if len(stdin or b"") > MAX_SCRIPT and reads:
+        if len(stdin or b"") > MAX_SCRIPT and (reads or any(family(base(word)) in SQL_CLIENTS for word in words)):
             return Analysis(parsed=False, error=f"what is fed to it is longer than {MAX_SCRIPT} bytes")
         if streamed and reads:
             fed = UNSEEN

@@ -299,8 +299,9 @@ async def test_input_longer_than_is_looked_at_is_not_taken_for_its_beginning(aga
     """NUL characters, which a shell passes over, are no input to look at."""
     client, _ = against()
     assert (await client.analyse(("sh",), None, b"")).parsed
-    hidden = b"\0" * MAX_SCRIPT + b"rm -rf /"
-    assert not (await client.analyse(("sh",), None, hidden)).parsed
+    for argv, text in ((("sh",), b"rm -rf /"), (("psql", "-q"), b"DROP TABLE x"), (("env", "mysql"), b"DROP TABLE x")):
+        assert not (await client.analyse(argv, None, b"\0" * MAX_SCRIPT + text)).parsed
+    assert (await client.analyse(("cat",), None, b"\0" * MAX_SCRIPT + b"x")).parsed, "it only reads"
 
 
 async def test_half_a_surrogate_pair_is_no_shell_and_no_harm() -> None:
