@@ -58,9 +58,6 @@ def change(snapshot: Snapshot, peer: Peer, request: RunRequest, decide: Callable
         step = _next(policy, peer, request, decide)
         if step is None:
             break
-        known = tables.get(step.place, {})
-        if step.keys and all(known.get(k) == v for k, v in step.keys.items()):
-            break  # that was no help
         if step.keys:
             tables.setdefault(step.place, {}).update(step.keys)
         if step.remark:

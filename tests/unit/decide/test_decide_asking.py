@@ -305,6 +305,28 @@ def test_an_error_without_words_is_said_in_words() -> None:
     assert admitted.reasons[0].detail == "the script cannot be parsed"
 
 
+# --- what a session that lives has too much of ------------------------------------------------------------------------
+
+
+def test_what_may_only_read_does_not_run_where_it_could_write() -> None:
+    found = policy(narrow(autonomy="readonly"))
+    with pytest.raises(errors.Denied) as refusal:
+        run(found, Analysis(), session(), labels={"channel": "irc"})
+    assert (refusal.value.field, refusal.value.rule) == ("session", "autonomy")
+    assert run(found, Analysis(), session(readonly=True), labels={"channel": "irc"}).readonly
+    assert not run(found, Analysis(), session()).readonly
+
+
+def test_what_may_have_less_network_does_not_run_where_there_is_more() -> None:
+    lively = profile(network="loopback")
+    found = replace(policy(narrow(network="none")), profiles=(lively,))
+    with pytest.raises(errors.Denied) as refusal:
+        run(found, Analysis(), session(granted=lively), labels={"channel": "irc"})
+    assert (refusal.value.field, refusal.value.rule) == ("session", "contexts.network")
+    assert run(found, Analysis(), session(granted=lively, network="none"), labels={"channel": "irc"}).network == "none"
+    assert run(found, Analysis(), session(granted=lively)).network == ""
+
+
 # --- the trace --------------------------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,20 @@ async def test_a_client_that_goes_away_while_it_waits_leaves_nothing(worlds, eve
     assert os.listdir(world.workspace) == ["approved.sh"], "a yes by itself runs nothing"
 
 
+async def test_a_yes_is_bound_to_what_is_fed_and_for_a_stream_it_is_good_once(worlds) -> None:
+    world = await serving(worlds)
+    ident = await asked(world.run("touch", "x", stdin=b"one"))
+    assert await asked(world.run("touch", "x", stdin=b"two")) != ident
+    stream = await asked(world.run("touch", "x", stdin_stream=True))
+    with pytest.raises(errors.Denied, match="not known"):
+        await say(world, stream, scope="until", duration_ms=WAIT)
+    await say(world, stream)
+    run = await world.run("touch", "x", stdin_stream=True)
+    await world.supervisor.feed(AGENT, run.id, b"", True)
+    await world.supervisor.wait(run)
+    assert await asked(world.run("touch", "x", stdin_stream=True)) != stream
+
+
 async def test_two_people_are_needed_where_the_role_says_so(worlds) -> None:
     role = s.Role("operator", ("agent:read", "agent:execute"), second_person=True)
     world = await serving(worlds, role)

@@ -208,3 +208,18 @@ async def test_a_second_secret_for_codes_takes_a_code_of_the_first(worlds) -> No
     assert second["secret"] != first["secret"]
     with pytest.raises(errors.Denied):
         await desk.enroll(peer(9999), None)
+
+
+async def test_the_codes_of_somebody_who_lost_the_device_are_forgotten_by_another_administrator(worlds) -> None:
+    world = await serving(worlds)
+    desk = world.supervisor.desk
+    await enrolled(world, AGENT)
+    for who in (STRANGER, JUDGE):
+        with pytest.raises(errors.Denied):
+            await desk.forget_codes(who, AGENT.uid, None)
+    with pytest.raises(errors.Denied, match="own key"):
+        await desk.forget_codes(ADMINISTRATOR, ADMINISTRATOR.uid, None)
+    assert await desk.forget_codes(ADMINISTRATOR, AGENT.uid, None) == {"uid": AGENT.uid}
+    with pytest.raises(errors.Conflict):
+        await desk.forget_codes(ADMINISTRATOR, AGENT.uid, None)
+    assert await desk.enroll(AGENT, None), "a new one takes no code of the old"
