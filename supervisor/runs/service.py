@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from supervisor.runtimes.base import Loaded, Runtime
 
 
+_AUDIT_PATIENCE = 10.0  # seconds for the record of an order that waits for it
+
+
 class Supervisor:
     """Make it inside the running loop, then `await load()`."""
 
@@ -157,7 +160,14 @@ class Supervisor:
             await self.desk.order(peer, "config:write", {"order": "reload"}, code)
         caller = None if peer is None else sessions.caller_of(peer)
         asked = events.policy(action="reload", outcome="asked", policy_digest=self.digest, caller=caller)
-        await self.audit.record(asked)
+        try:
+            async with asyncio.timeout(_AUDIT_PATIENCE):
+                await asyncio.shield(self.audit.record(asked))
+        except TimeoutError as e:
+            raise AuditUnavailable(
+                f"the audit log did not answer within {_AUDIT_PATIENCE:g} s, so the policy stays as it is",
+                hint="see the auditor's messages: journalctl -u stockade",
+            ) from e
         async with self._reloading:
             try:
                 loaded = await self.runtime.reload()
