@@ -116,7 +116,7 @@ def _launch(
         raise
     finally:
         _close(theirs)
-    running = Running(room, session, recorded, ended, counted, admission.who)
+    running = Running(room, session, recorded, ended, counted, admission.who, held=bool(message.held))
     output = Output(
         ours[-2],
         ours[-1],

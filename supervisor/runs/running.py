@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from supervisor.errors import (
     AuditUnavailable,
     CommandNotStarted,
+    Denied,
     LauncherUnavailable,
     OutcomeUnrecorded,
     StockadeError,
@@ -28,8 +29,8 @@ class Running:
     """A run between its start and its end: what may end it from here, and what its end does."""
 
     __slots__ = (
-        "_closed", "_counted", "_ended", "_idle", "_recorded", "_room", "_session", "_unrecorded", "_who", "run",
-        "stdin",
+        "_closed", "_counted", "_ended", "_held", "_idle", "_recorded", "_room", "_session", "_unrecorded", "_who",
+        "run", "stdin",
     )  # fmt: skip
 
     run: Run
@@ -42,8 +43,11 @@ class Running:
         ended: asyncio.Future[RunEnded],
         counted: asyncio.Future[None],
         who: Who,
+        *,
+        held: bool,
     ) -> None:
         self._room = room
+        self._held = held  # whether it is bound to files as they were approved
         self._counted = counted
         self._who = who
         self._session = session
@@ -172,6 +176,8 @@ class Running:
     def _problem(self, message: RunEnded) -> StockadeError | None:
         """Why nothing was executed at all, if so."""
         run = self.run
+        if message.cause == "denied" and self._unrecorded is None and self._held:
+            return None if message.usage else _not_as_approved(run, message.detail)
         if self._unrecorded is not None or message.cause == "denied":
             return AuditUnavailable(
                 self._unrecorded or message.detail or "the decision was not recorded",
@@ -189,6 +195,18 @@ class Running:
             self._idle = None
         if self.stdin is not None:
             self.stdin.close()
+
+
+def _not_as_approved(run: Run, detail: str) -> Denied:
+    return Denied(
+        detail or "a file is not what was approved",
+        field="files",
+        rule="approvals",
+        layer="launcher",
+        allowed="the files as they were approved",
+        hint="nothing was executed; send the request again, and what is there now is asked about",
+        run=run.id,
+    )
 
 
 def _both(one: asyncio.Future[None], other: asyncio.Future[None]) -> asyncio.Future[None]:

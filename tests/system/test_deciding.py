@@ -313,6 +313,22 @@ def test_a_script_that_was_changed_after_the_yes_does_not_run(daemon: Daemon, wo
     assert not (workspace / "ran").exists()
 
 
+def test_a_script_that_was_changed_while_somebody_thought_does_not_run(
+    daemon: Daemon, workspace: Path, agent: Agent
+) -> None:
+    script(workspace, agent, "echo shown\n")
+    body = {"workspace": str(workspace), "argv": ["sh", "approved.sh", "thought"], "wait_approval": "30s"}
+    waiting = Later(daemon, "/v1/runs", body)
+    ident = wait_for_question(daemon, "thought")
+    script(workspace, agent, "echo other; touch ran\n")
+    answer(daemon, ident)
+    reply = waiting.result()
+    assert (reply.status, reply.json["code"], reply.json["field"]) == (403, "denied", "files"), reply.body
+    assert "approved.sh" in reply.json["detail"]
+    assert not (workspace / "ran").exists()
+    assert audit_of(daemon, "outcome", run=reply.json["run"])[0]["outcome"] == "denied"
+
+
 def test_a_script_in_the_sessions_own_tmp_cannot_be_approved(daemon: Daemon, workspace: Path) -> None:
     reply = post_run(daemon, workspace, "sh", "approved.sh", cwd="/tmp")
     assert (reply.status, reply.json["rule"]) == (403, "approvals")
