@@ -61,6 +61,11 @@ class Target:
     network: str  # "" is the profile's own
     files: tuple[tuple[str, str], ...]  # (path, SHA-256) of every script that is named
     policy_digest: str
+    env: str = ""  # SHA-256 of the variables with what they are set to; nobody is shown it
+    labels: tuple[
+        tuple[str, str], ...
+    ] = ()  # on whose behalf, as the caller says: a yes to one user is none to another
+    reasons: tuple[tuple[str, str], ...] = ()  # (rule, subject): a yes to one reason is none to another
 
     def digest(self) -> str:
         """SHA-256, hex. The order of environment names and of files does not count."""
@@ -72,7 +77,8 @@ class Target:
         return digest_of("run", whole)
 
     def to_json(self) -> dict[str, Any]:
-        return {**self._plain(), "files": [list(f) for f in self.files]}
+        pairs = {name: [list(p) for p in getattr(self, name)] for name in ("files", "labels", "reasons")}
+        return {**self._plain(), **pairs}
 
     def _plain(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -85,7 +91,7 @@ class Target:
                 **raw,
                 "argv": None if raw["argv"] is None else tuple(raw["argv"]),
                 "env_names": tuple(raw["env_names"]),
-                "files": tuple((path, digest) for path, digest in raw["files"]),
+                **{name: tuple((a, b) for a, b in raw[name]) for name in ("files", "labels", "reasons")},
             }
         )
 

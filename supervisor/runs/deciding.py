@@ -7,19 +7,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os.path
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.approvals import gate, operations
-from supervisor.approvals.model import Target
+from supervisor.approvals.model import Target, canonical
 from supervisor.audit import events
-from supervisor.decide import command
+from supervisor.decide import command, scripts
 from supervisor.decide.admission import admit_run
 from supervisor.decide.bounds import Who, agent_key
 from supervisor.decide.callers import called, find_caller, second_person
 from supervisor.errors import ApprovalRequired, Conflict, Denied, StockadeError
-from supervisor.policy.match import inside
 from supervisor.runs import sessions
 from supervisor.runs.meters import failure
 from supervisor.runs.registry import new_id
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from supervisor.wire.messages import StartRun
 
     Notice = Callable[[dict[str, Any]], None] | None
-
-MAX_SCRIPTS = 8  # files that one approval can be bound to
 
 
 @dataclass(slots=True)
@@ -102,7 +98,7 @@ async def _asked(
     admission = found.admission
     workspace = session.workspace if session is not None else request.workspace or ""
     directory = command.directory(workspace, request.cwd)
-    named = scripts(analysis, workspace, directory)
+    named = scripts.named(analysis, request, workspace, directory, admission.profile.write)
     opened: Session | None = None
     try:
         files: list[dict[str, Any]] = []
@@ -130,7 +126,7 @@ async def _asked(
         else:  # a run of the session that was opened for it, and that has its limits
             own = replace(request, session=opened.id, workspace=None, limits={})
             again = await _placed(room, peer, opened, own, analysis, notice, had_turn=True)
-        found.admission = _anew(admission, again)
+        found.admission = anew(admission, again)
     except BaseException:
         if opened is not None:
             room.spawn(sessions.close(room, opened))
@@ -138,15 +134,20 @@ async def _asked(
     return found
 
 
-def _anew(before: Admission, now: Admission) -> Admission:
+def anew(before: Admission, now: Admission) -> Admission:
     """The decision made again after the wait: meanwhile anything may have changed. Raises Conflict."""
-    if set(now.reasons) <= set(before.reasons) and (now.readonly, now.network) == (before.readonly, before.network):
+    if subjects(now) <= subjects(before) and (now.readonly, now.network) == (before.readonly, before.network):
         return now
     raise Conflict(
         "what was approved would be decided otherwise by now",
         field="approval",
         hint="send the request again: it is decided, and if need be asked about, anew",
     )
+
+
+def subjects(admission: Admission) -> set[tuple[str, str]]:
+    """What is asked about, whatever it says at the moment: the detail of a rule may name the time."""
+    return {(reason.rule, reason.subject) for reason in admission.reasons}
 
 
 def counted(room: Supervisor, admission: Admission, message: StartRun) -> asyncio.Future[None]:
@@ -197,38 +198,6 @@ def noted(room: Supervisor, peer: Peer, request: RunRequest, refusal: StockadeEr
         room.meters.denied(snapshot, who)
 
 
-def scripts(analysis: Analysis, workspace: str, directory: str) -> list[str]:
-    """The files of the workspace that a command names as scripts, relative to it. Raises Denied.
-
-    What lies outside of it is the host's and read-only; what lies in the session's own /tmp or home cannot be held.
-    """
-    found: list[str] = []
-    for name in analysis.scripts:
-        path = os.path.normpath(os.path.join(directory, name))
-        if inside(path, workspace):
-            found.append(os.path.relpath(path, workspace))
-        elif any(inside(path, own) for own in ("/tmp", "/var/tmp", "/dev/shm", command.HOME)):  # noqa: S108
-            raise Denied(
-                f"{name[:128]!r} cannot be approved: a file there can change until it runs",
-                field="command",
-                rule="approvals",
-                layer="decision",
-                allowed="a script in the workspace",
-                hint="put the script into the workspace; then it is shown, approved, and executed as it was approved",
-            )
-    unique = list(dict.fromkeys(found))
-    if len(unique) > MAX_SCRIPTS:
-        raise Denied(
-            f"{len(unique)} script files are named",
-            field="command",
-            rule="approvals",
-            layer="decision",
-            allowed=f"{MAX_SCRIPTS} script files in one request that has to be approved",
-            hint="send several requests",
-        )
-    return unique
-
-
 class _Asking:
     """One request that takes a yes: exactly what it would be given for, and how it is shown."""
 
@@ -259,6 +228,9 @@ class _Asking:
             network=admission.network,
             files=tuple((f["path"], f["sha256"]) for f in files),
             policy_digest=room.serving.digest,
+            env=_values(request),
+            labels=tuple(sorted(admission.labels.items())),
+            reasons=tuple(sorted(subjects(admission))),
         )
         marks = [{"start": r.start, "end": r.end, "detail": r.detail} for r in admission.reasons if r.start >= 0]
         self._what = gate.what_of(self._target, session=self._session, marks=marks, files=files)
@@ -280,6 +252,11 @@ class _Asking:
             wait_ms=wait_ms,
             notice=notice,
         )
+
+
+def _values(request: RunRequest) -> str:
+    """What the variables are set to. PATH, LD_PRELOAD, BASH_ENV and their like choose what is executed."""
+    return "" if not request.env else hashlib.sha256(canonical(dict(request.env))).hexdigest()
 
 
 def _fed(request: RunRequest) -> str:
@@ -326,6 +303,7 @@ async def session_approved(room: Supervisor, peer: Peer, request: SessionRequest
         "autonomy": admission.autonomy,
         "readonly": admission.readonly,
         "network": admission.network or admission.profile.network,
+        "labels": dict(admission.labels),
     }
     asker = sessions.caller_of(peer)
     target = operations.target(peer.uid, peer.unit, "agent:execute", what, room.serving.digest)

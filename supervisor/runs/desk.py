@@ -12,15 +12,18 @@ from supervisor.audit import events
 from supervisor.decide import explain, rules, tools
 from supervisor.decide.callers import called, find_caller, permits, require
 from supervisor.decide.context import context
+from supervisor.decide.request import Peer
 from supervisor.errors import Denied, InvalidRequest, NotFound, StockadeError
 from supervisor.policy.words import PRIVILEGED, TOOLS, role, role_permits
 from supervisor.runs import sessions
 
 if TYPE_CHECKING:
     from supervisor.approvals.model import Grant, Question, Scope, State
-    from supervisor.decide.request import Peer, RunRequest
+    from supervisor.decide.request import RunRequest
     from supervisor.policy.snapshot import Caller, Role
     from supervisor.runs.service import Supervisor
+
+_NOBODY = 2**32 - 1  # (gid_t)-1, which is no group: chown(2)
 
 
 class Desk:
@@ -180,22 +183,17 @@ class Desk:
         )
 
     def may_request(self, uid: int, unit: str, name: str) -> None:
-        """Raises Denied unless the policy in force lets whoever this is ask for the role."""
-        snapshot = self._room.serving.snapshot
-        for caller in snapshot.callers:
-            named = caller.unit == unit if caller.unit is not None else caller.uid == uid
-            if named or (caller.gid is not None and self._in_group(uid, caller.gid)):
-                if name in caller.may_request:
-                    return
-                raise Denied(
-                    f"this caller may not ask for the role {name[:64]}",
-                    field="role",
-                    rule="callers.may_request",
-                    source=caller.source,
-                    allowed=", ".join(caller.may_request) or "no role",
-                    hint="have the operator add it to may_request of this entry",
-                )
-        raise Denied("no entry of callers names this caller any more", field="caller", rule="callers")
+        """Raises Denied unless the entry of policy that names whoever this is now lets it ask for the role."""
+        caller = self.caller(Peer(pid=0, uid=uid, unit=unit, inside=False, **_groups(uid)))
+        if name not in caller.may_request:
+            raise Denied(
+                f"this caller may not ask for the role {name[:64]}",
+                field="role",
+                rule="callers.may_request",
+                source=caller.source,
+                allowed=", ".join(caller.may_request) or "no role",
+                hint="have the operator add it to may_request of this entry",
+            )
 
     async def enroll(self, peer: Peer, code: str | None) -> dict[str, str]:
         """A new secret for one-time codes, told once. Raises Denied, StepUpRequired when there is one already."""
@@ -295,11 +293,11 @@ class Desk:
         self.require(peer, "agent:read")
         return self._room.meters.usage(self._room.serving.snapshot, called(peer, self.caller(peer)), time.time())
 
-    @staticmethod
-    def _in_group(uid: int, gid: int) -> bool:
-        """Whether a user is in a group by the host's own files; for questions that were asked a while ago."""
-        try:
-            entry = pwd.getpwuid(uid)
-            return gid in os.getgrouplist(entry.pw_name, entry.pw_gid)
-        except (KeyError, OSError):
-            return False
+
+def _groups(uid: int) -> dict[str, Any]:
+    """Which groups a user is in by the host's own files; for questions that were asked a while ago."""
+    try:
+        entry = pwd.getpwuid(uid)
+        return {"gid": entry.pw_gid, "gids": tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))}
+    except (KeyError, OSError):
+        return {"gid": _NOBODY, "gids": ()}

@@ -40,17 +40,20 @@ async def start(room: Supervisor, peer: Peer, request: RunRequest, request_id: s
             session = room.registry.find_session(request.session)
         decided = await deciding.decide(room, peer, session, request, request_id, notice)
         workspace = (request.workspace or "") if session is None else session.workspace
-        message = _command(decided, workspace, request)
         session = decided.session
-        counted = deciding.counted(room, decided.admission, message)  # it takes its place before anything is awaited
+        message: StartRun | None = None
         try:
+            message = _command(decided, workspace, request)
+            # It takes its place before anything is awaited.
+            counted = deciding.counted(room, decided.admission, message)
             if session is None:
                 session = await sessions.open_session(
                     room, peer, decided.admission, decided.place, workspace, one_shot=True
                 )
             return _launch(room, peer, decided, session, message, request, request_id, counted)
         except BaseException:
-            room.meters.forget(message.run)
+            if message is not None:
+                room.meters.forget(message.run)
             if session is not None and session.one_shot:
                 room.spawn(sessions.close(room, session))
             raise

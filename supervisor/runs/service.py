@@ -219,6 +219,8 @@ class Supervisor:
             admission = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
             if admission.verdict == "ask":
                 await deciding.session_approved(self, peer, request, admission)
+                again = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
+                admission = deciding.anew(admission, again)
             counted = self.meters.opened(self.serving.snapshot, admission.who)
             session = await sessions.open_session(self, peer, admission, ident, request.workspace, one_shot=False)
         except ApprovalRequired:

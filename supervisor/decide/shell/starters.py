@@ -105,10 +105,11 @@ def env(call: Call) -> Flow | None:
             assigns.append((name, value, {}))
             risks.variable(call.walk, name, value, call.scope, call.span, alone=False)
         elif w[:1] == "-" and w != "--":
-            if w in ("-C", "--chdir") and at + 1 < len(words):
+            takes = w in ("--unset", "--chdir") or re.fullmatch(r"-[iv0]*[uC]", w) is not None
+            if takes and w[-1] in "Cr" and at + 1 < len(words):
                 call.scope = call.scope.copy()
                 call.scope.cwd = places.normal(words[at + 1], call.scope.cwd)
-            at += w in ("-u", "--unset", "-C", "--chdir")
+            at += takes
         elif w != "--":
             break
         at += 1

@@ -40,6 +40,9 @@ OTHER: dict[str, Any] = {
     "network": "loopback",
     "files": (("/srv/ws/x.sh", "ce" * 32),),
     "policy_digest": "ac" * 32,
+    "env": "ef" * 32,
+    "labels": (("user", "anna"),),
+    "reasons": (("rules.office", "rule office"),),
 }
 
 

@@ -165,6 +165,42 @@ async def test_a_yes_is_bound_to_what_is_fed_and_for_a_stream_it_is_good_once(wo
     assert await asked(world.run("touch", "x", stdin_stream=True)) != stream
 
 
+async def test_a_yes_is_bound_to_what_variables_are_set_to(worlds) -> None:
+    """PATH, LD_PRELOAD or BASH_ENV choose what is executed: the same names with other values are something else."""
+    world = await serving(worlds)
+    benign, hostile = {"PATH": "/usr/bin:/bin"}, {"PATH": f"{world.workspace}/bin:/usr/bin:/bin"}
+    ident = await asked(world.run("touch", "x", env=benign))
+    await say(world, ident, scope="until", duration_ms=WAIT)
+    assert await asked(world.run("touch", "x", env=hostile)) != ident
+    assert os.listdir(world.workspace) == []
+    await finished(world, "touch", "x", env=benign)
+    assert os.listdir(world.workspace) == ["x"]
+
+
+async def test_a_yes_to_one_user_is_none_to_another(worlds) -> None:
+    """All of them come through one caller: what it says of them is all that the person who answers is told."""
+    world = await serving(worlds)
+    ident = await asked(world.run("touch", "x", labels={"user": "anna"}))
+    other = await asked(world.run("touch", "x", labels={"user": "mallory"}))
+    assert other != ident
+    await say(world, ident, scope="until", duration_ms=WAIT)
+    assert await asked(world.run("touch", "x", labels={"user": "mallory"})) == other
+    assert await asked(world.run("touch", "x")) not in (ident, other)
+    await finished(world, "touch", "x", labels={"user": "anna"})
+
+
+async def test_a_yes_to_one_reason_is_none_to_another(worlds) -> None:
+    """What a rule asks about only now, nobody has been asked about."""
+    rule = s.Rule("audited", ("agent:execute",), (), "ask", "p:70", audit=True)
+    world = await serving(worlds, rules=(rule,))
+    ident = await asked(world.run("touch", "x"))
+    await say(world, ident, scope="until", duration_ms=WAIT)
+    world.supervisor.audit_ok = False
+    assert await asked(world.run("touch", "x")) != ident
+    world.supervisor.audit_ok = True
+    await finished(world, "touch", "x")
+
+
 async def test_two_people_are_needed_where_the_role_says_so(worlds) -> None:
     role = s.Role("operator", ("agent:read", "agent:execute"), second_person=True)
     world = await serving(worlds, role)
@@ -188,6 +224,19 @@ async def test_opening_a_session_can_be_asked_about(worlds) -> None:
     assert await asked(opened(world, labels={"agent": "new"})) != ident
 
 
+async def test_a_session_that_was_approved_is_for_the_user_that_was_shown_and_decided_again(worlds) -> None:
+    rule = s.Rule("mind", ("agent:execute",), (), "ask", "p:70")
+    world = await serving(worlds, rules=(rule,), rates=(s.Rate("caller", 0, 0, 1, "p:1"),))
+    idents = [await asked(opened(world, labels={"user": user})) for user in ("anna", "mallory")]
+    assert idents[0] != idents[1]
+    for ident in idents:
+        await say(world, ident)
+    both = [opened(world, labels={"user": user}) for user in ("anna", "mallory")]
+    found = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(one) for one in found].count(errors.LimitReached) == 1, "each was let through while none had begun"
+    assert len(world.launcher.sessions) == 1
+
+
 async def test_a_dry_run_asks_nobody(worlds) -> None:
     world = await serving(worlds)
     said = await world.supervisor.dry_run(AGENT, world.request("touch", "x"))
@@ -208,13 +257,20 @@ def decided(*risks: str, **changes):
 def test_after_the_wait_it_may_be_asked_about_for_less_and_for_nothing_else() -> None:
     asked_for = decided("mining", "scanning")
     for now in (decided("mining", "scanning"), decided("scanning"), decided()):
-        assert deciding._anew(asked_for, now) is now
+        assert deciding.anew(asked_for, now) is now
     for now in (
         decided("scanning", readonly=True),
         decided("mining", network="none"),
         decided("mining", "scanning", readonly=True),
     ):
         with pytest.raises(errors.Conflict):
-            deciding._anew(asked_for, now)
+            deciding.anew(asked_for, now)
     with pytest.raises(errors.Conflict):
-        deciding._anew(decided("mining"), asked_for)
+        deciding.anew(decided("mining"), asked_for)
+
+
+def test_what_a_reason_says_may_change_while_it_is_waited_for() -> None:
+    """A rule about hours names the minute."""
+    before = decided("mining")
+    now = replace(before, reasons=tuple(replace(r, detail="it is 22:01 in UTC") for r in before.reasons))
+    assert deciding.anew(before, now) is now

@@ -9,9 +9,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor import errors
-from supervisor.decide.shell.model import Analysis
 from supervisor.policy import snapshot as s
-from supervisor.runs import deciding
 from supervisor.wire import messages as w
 from tests.unit.runs.conftest import ADMINISTRATOR, AGENT
 from tests.unit.runs.deciding import (
@@ -137,36 +135,21 @@ async def test_requests_that_are_looked_at_at_once_do_not_share_what_is_left_of_
 async def test_limits_that_were_asked_for_hold_in_the_session_that_was_opened_to_look(worlds) -> None:
     world = await serving(worlds)
     script(world)
-    await say(world, await asked(world.run("sh", "approved.sh")), scope="until", duration_ms=WAIT)
-    run = await finished(world, "sh", "approved.sh", limits={"memory": 64 << 20}, labels={"agent": "a"})
+    of = {"agent": "a"}
+    await say(world, await asked(world.run("sh", "approved.sh", labels=of)), scope="until", duration_ms=WAIT)
+    run = await finished(world, "sh", "approved.sh", limits={"memory": 64 << 20}, labels=of)
     assert (run.limits["memory"], run.labels) == (64 << 20, {"agent": "a"})
     assert world.launcher.of(w.OpenSession)[-1].limits == {"memory": 64 << 20}
 
 
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (("x.sh", "./x.sh", "/srv/ws/x.sh"), ["x.sh"]),
-        (("sub/y.sh", "../ws/z.sh"), ["sub/y.sh", "z.sh"]),
-        (("/usr/bin/tool", "/etc/profile"), []),
-        ((), []),
-    ],
-)
-def test_files_of_the_workspace_are_held_and_the_hosts_are_not(names, found) -> None:
-    assert deciding.scripts(Analysis(scripts=names), "/srv/ws", "/srv/ws") == found
-
-
-@pytest.mark.parametrize("name", ["/tmp/x.sh", "/var/tmp/x", "/dev/shm/x", "/home/agent/x"])
-def test_what_the_session_has_to_itself_cannot_be_approved(name: str) -> None:
-    with pytest.raises(errors.Denied) as refusal:
-        deciding.scripts(Analysis(scripts=(name,)), "/srv/ws", "/srv/ws")
-    assert refusal.value.rule == "approvals"
-    with pytest.raises(errors.Denied):
-        deciding.scripts(Analysis(scripts=(os.path.basename(name),)), "/srv/ws", os.path.dirname(name))
-
-
-def test_more_scripts_than_one_yes_can_be_bound_to_are_refused() -> None:
-    names = tuple(f"{n}.sh" for n in range(deciding.MAX_SCRIPTS + 1))
-    assert len(deciding.scripts(Analysis(scripts=names[1:]), "/srv/ws", "/srv/ws")) == deciding.MAX_SCRIPTS
-    with pytest.raises(errors.Denied):
-        deciding.scripts(Analysis(scripts=names), "/srv/ws", "/srv/ws")
+async def test_what_cannot_be_sent_leaves_no_session_open(worlds) -> None:
+    """It was opened to look at the script, and only then it shows that the variables are too many for an exec."""
+    world = await serving(worlds)
+    script(world)
+    room = w.MAX_TEXT - len("sh approved.sh ")  # what a request may bring; the profile and the base come on top
+    env = {"A": "x" * (room // 2 - 3), "B": "x" * (room // 2 - 3)}
+    await say(world, await asked(world.run("sh", "approved.sh", env=env)), scope="until", duration_ms=WAIT)
+    for _ in range(2):
+        with pytest.raises(errors.TooLarge):
+            await world.run("sh", "approved.sh", env=env)
+        await nothing_left(world)

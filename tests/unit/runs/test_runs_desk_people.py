@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pwd
+from dataclasses import replace
+
 import pytest
 
 from supervisor import errors
@@ -93,16 +96,33 @@ async def test_what_policy_no_longer_lets_be_asked_for_is_no_longer_given(worlds
     world = await serving(worlds, of=MAY_ASK)
     desk = world.supervisor.desk
     desk.may_request(3000, "", "operator")
-    with pytest.raises(errors.Denied, match="any more"):
+    with pytest.raises(errors.Denied, match="names this caller"):
         desk.may_request(9999, "", "operator")
     callers = world.snapshot.callers
-    root = s.Caller(None, None, 0, "viewer", (), (), any_owner=False, source="p:1", may_request=("operator",))
+    user = next(entry for entry in pwd.getpwall() if entry.pw_uid and entry.pw_gid)
+    group = s.Caller(
+        None, None, user.pw_gid, "viewer", (), (), any_owner=False, source="p:1", may_request=("operator",)
+    )
     unit = s.Caller("x.service", None, None, "viewer", (), (), any_owner=False, source="p:1", may_request=("operator",))
-    await reloaded(world, callers=(unit, root, *callers[3:4]))
-    desk.may_request(0, "", "operator")  # by group, as the host has it
+    await reloaded(world, callers=(unit, group, *callers[3:4]))
+    desk.may_request(user.pw_uid, "", "operator")  # by group, as the host has it
     desk.may_request(9999, "x.service", "operator")
     with pytest.raises(errors.Denied):
         desk.may_request(9999, "y.service", "operator")
+
+
+async def test_who_may_ask_is_said_by_the_entry_that_names_the_caller_and_not_by_the_first_that_could(worlds) -> None:
+    """By unit, then by uid, then by group, as for everything else: callers.find_caller()."""
+    world = await serving(worlds, of=MAY_ASK)
+    user = next(entry for entry in pwd.getpwall() if entry.pw_uid and entry.pw_gid)
+    bare = s.Caller(None, None, None, "viewer", (), (), any_owner=False, source="p:1")
+    group = replace(bare, gid=user.pw_gid, may_request=("operator",))
+    own = replace(bare, uid=user.pw_uid)
+    await reloaded(world, callers=(group, own, replace(bare, unit="x.service"), *world.snapshot.callers[3:4]))
+    for unit in ("", "x.service"):
+        with pytest.raises(errors.Denied) as refusal:
+            world.supervisor.desk.may_request(user.pw_uid, unit, "operator")
+        assert refusal.value.allowed == "no role"
 
 
 # --- questions and grants ---------------------------------------------------------------------------------------------
