@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Resolve = Callable[[Literal["user", "group"], str], int | None]
 
 # What is of the whole service: a drop-in has none of it.
-ONLY_MAIN = ("service", "ceiling", "tools", "autonomy", "roles", "breaker", "concurrency", "approvals")
+ONLY_MAIN = ("service", "ceiling", "tools", "autonomy", "roles", "breaker", "alerts", "concurrency", "approvals")
 
 
 @dataclass(slots=True)
@@ -79,6 +79,7 @@ class Compiler:
             "autonomy": entries.autonomy(policy.autonomy, file.where("autonomy")),
             "roles": tuple(entries.role(name, t, file.at(("roles", name))) for name, t in policy.roles.items()),
             "breaker": entries.breaker(policy.breaker, file.where("breaker")),
+            "alerts": entries.alerts(policy.alerts, file.where("alerts")),
             "concurrency": entries.concurrency(policy.concurrency, file.where("concurrency")),
             "approvals": entries.approvals(policy.approvals, file.where("approvals")),
         }

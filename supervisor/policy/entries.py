@@ -110,6 +110,10 @@ def breaker(t: metering.Breaker, source: str) -> compiled.Breaker:
     )
 
 
+def alerts(t: metering.Alerts, source: str) -> compiled.Alerts:
+    return compiled.Alerts(**t.model_dump(), source=source)
+
+
 def concurrency(t: metering.Concurrency, source: str) -> compiled.Concurrency:
     return compiled.Concurrency(
         runs_per_agent=t.runs_per_agent,

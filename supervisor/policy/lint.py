@@ -29,6 +29,7 @@ CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     amounts.rates,
     amounts.budgets,
     amounts.breaker,
+    amounts.alerts,
     amounts.concurrency,
 )
 

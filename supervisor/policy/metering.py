@@ -1,4 +1,4 @@
-"""The keys of policy that say how much: rates, budgets, the breaker, and how many runs at once.
+"""The keys of policy that say how much: rates, budgets, the breaker, alerts, and how many runs at once.
 
 Declared like the rest in model.py.
 """
@@ -97,6 +97,42 @@ class Breaker(f.Table):
     )
     open: Annotated[int, PlainValidator(v.a_time)] = f.key(
         "5m", "How long it stays open.", unit=_TIME, enforcer=_DECIDE, probe="meters"
+    )
+
+
+class Alerts(f.Table):
+    """Tells of an agent that does what it should not: an event and an audit record. Only policy.toml may have it."""
+
+    failed_per_hour: Annotated[int, f.count(0, 1_000_000)] = f.key(
+        0,
+        "Runs of one agent in an hour that failed; 0: never. At the bound an alert is raised, once in each hour of the "
+        "clock (UTC).",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    sensitive_per_hour: Annotated[int, f.count(0, 1_000_000)] = f.key(
+        0,
+        "Requests of one agent in an hour, also denied ones, whose command shows the risk secrets or names what is in "
+        "a forbidden directory; 0: never. What a limit refuses does not count.",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    blocked_command: bool = f.key(
+        False,
+        "Whether each command that blocked_commands denies raises an alert.",
+        unit="true or false",
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    action: Annotated[str, f.one_of(*w.ALERT_ACTIONS)] = f.key(
+        "tell",
+        "What is done at a bound beside the alert, until the hour's count is below it again. ask: whatever that agent "
+        "asks for is asked about, under any autonomy. stop: it is refused.",
+        unit=" or ".join(f'"{action}"' for action in w.ALERT_ACTIONS),
+        enforcer=_DECIDE,
+        probe="meters",
     )
 
 

@@ -185,6 +185,7 @@ class Policy(Table):
     rates: Annotated[tuple[m.Rate, ...], f.listing(64)] = Field(default=cast("Any", []))
     budgets: Annotated[tuple[m.Budget, ...], f.listing(64)] = Field(default=cast("Any", []))
     breaker: m.Breaker = Field(default_factory=m.Breaker)
+    alerts: m.Alerts = Field(default_factory=m.Alerts)
     concurrency: m.Concurrency = Field(default_factory=m.Concurrency)
     approvals: d.Approvals = Field(default_factory=d.Approvals)
     tests: Annotated[tuple[d.Test, ...], f.listing(1024)] = Field(default=cast("Any", []))

@@ -80,6 +80,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "rates": ("[[rates]]", metering.Rate),
     "budgets": ("[[budgets]]", metering.Budget),
     "breaker": ("[breaker]", metering.Breaker),
+    "alerts": ("[alerts]", metering.Alerts),
     "concurrency": ("[concurrency]", metering.Concurrency),
     "approvals": ("[approvals]", deciding.Approvals),
     "tests": ("[[tests]]", deciding.Test),

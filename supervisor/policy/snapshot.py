@@ -187,6 +187,17 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerts:
+    """What of one agent somebody is told of, and what is done about it; 0 is never."""
+
+    failed_per_hour: int = 0  # runs that failed
+    sensitive_per_hour: int = 0  # requests that reach for secrets or for what is off limits
+    blocked_command: bool = False  # each command that is blocked
+    action: str = "tell"  # or "ask", "stop": until the hour's count is below the bound again
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Concurrency:
     runs_per_agent: int = 0  # at once; 0 is no such bound
     queue: int = 0  # requests that may wait for a free place, all together; 0: refuse at once
@@ -234,6 +245,7 @@ class Snapshot:
     rates: tuple[Rate, ...] = ()
     budgets: tuple[Budget, ...] = ()
     breaker: Breaker = Breaker()
+    alerts: Alerts = Alerts()
     concurrency: Concurrency = Concurrency()
     approvals: Approvals = Approvals()
     tests: tuple[Test, ...] = ()
@@ -271,6 +283,7 @@ _SINGLE: dict[str, type[Any]] = {
     "tools": Tools,
     "autonomy": Autonomy,
     "breaker": Breaker,
+    "alerts": Alerts,
     "concurrency": Concurrency,
     "approvals": Approvals,
 }

@@ -15,6 +15,7 @@ MAX_SCRIPT = 64 * 1024  # bytes that are parsed at most
 TOOLS = ("shell", "file", "browser")
 TOOL_POLICIES = ("enabled", "whitelist", "restrictive")
 SCOPES = ("caller", "agent", "user", "channel", "tool")
+ALERT_ACTIONS = ("tell", "ask", "stop")
 SPECIAL = ("caller", "role", "tool", "profile", "zone")  # what match knows beside labels; no label has these names
 PERMISSIONS = (
     "agent:read", "agent:execute", "agent:read_all", "agent:end_all", "logs:read", "config:read", "config:write",

@@ -153,6 +153,27 @@ def per_day(d: Draft, value: Any) -> str | None:
     return _rate(d, value, "per_day")
 
 
+def failed_per_hour(d: Draft, value: Any) -> str | None:
+    return _alert(d, value, "failed_per_hour")
+
+
+def sensitive_per_hour(d: Draft, value: Any) -> str | None:
+    return _alert(d, value, "sensitive_per_hour")
+
+
+def _alert(d: Draft, value: Any, key: str) -> str | None:
+    if type(value) is not int or not 0 <= value <= 1_000_000:
+        return f"{value!r} is not a usable number"
+    if value == 0:
+        return "0 is never here; 1 is at the first"
+    d.set("alerts", key, value=value)
+    return None
+
+
+def blocked_command(d: Draft, value: Any) -> str | None:
+    return _switch(d, value, "alerts", "blocked_command")
+
+
 def _switch(d: Draft, value: Any, *path: str) -> str | None:
     if type(value) is not bool:
         return "neither true nor false"

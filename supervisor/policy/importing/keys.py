@@ -17,7 +17,6 @@ EGRESS = "comes with the egress part; until then no profile has more than a loop
 GATEWAY = "comes with the front door (gateway) part; Stockade listens on a Unix socket alone"
 SECRETS = "comes with the secrets part"
 AUDIT = "comes with the audit part; every run and decision is logged already, and that cannot be switched off"
-WATCH = "comes with the watch part (metrics, anomalies, alerts)"
 BROWSER = "comes with the browser tool"
 FILES = "comes with the file tool"
 DOCKER = "comes with the container runtime; runs are confined natively"
@@ -87,7 +86,10 @@ ZEROCLAW: tuple[Key, ...] = (
     Key("security.audit.log_path", "", missing="is /var/log/stockade/audit.jsonl; the unit file says where"),
     *_none(AUDIT, "security.audit.*", "*log_retention_days"),
     *_none(EGRESS, "*allowed_domains", "*blocked_ips", "*blocked_domains", "http_request.*", "proxy.*"),
-    *_none(WATCH, "*max_failed_commands_per_hour", "*max_sensitive_file_access_per_hour", "*alert_on_blocked_command"),
+    Key("*max_failed_commands_per_hour", "alerts.failed_per_hour", "failed_per_hour", "of each agent"),
+    Key("*max_sensitive_file_access_per_hour", "alerts.sensitive_per_hour", "sensitive_per_hour",
+        "of each agent: requests, by what their commands look like"),
+    Key("*alert_on_blocked_command", "alerts.blocked_command", "blocked_command"),
     *_none(SECRETS, "secrets.*", "*redact_pii", "*pii_patterns", "*api_key", "reliability.api_keys"),
     *_none(GATEWAY, "gateway.*", "tunnel.*", "channels.*", "channels_config.*", "*tls_*", "*require_pairing",
            "*pairing_*"),

@@ -1,4 +1,4 @@
-"""Rates, budgets, breaker and queue: bounds that another bound keeps from ever being reached."""
+"""Rates, budgets, breaker, alerts and queue: bounds that another bound keeps from ever being reached."""
 
 from __future__ import annotations
 
@@ -84,6 +84,20 @@ def breaker(snapshot: Snapshot) -> Iterator[Finding]:
             said = f"{b.repeats} runs in {window} are never reached: per_minute = {rate.per_minute} at {rate.source}"
             yield warn(b.source, "breaker.repeats", said, f"less than {rate.per_minute * minutes}, or a longer window")
             return
+
+
+def alerts(snapshot: Snapshot) -> Iterator[Finding]:
+    """Runs that fail were begun, and that is what rates bound. Requests that are denied they do not bound."""
+    a = snapshot.alerts
+    for rate in snapshot.rates:
+        if rate.scope not in ("agent", "caller"):
+            continue
+        for name, minutes in _PERIODS.items():
+            at_most = getattr(rate, name) * max(1, 60 // minutes)
+            if 0 < at_most < a.failed_per_hour:
+                said = f"{a.failed_per_hour} is never reached: {name} = {getattr(rate, name)} at {rate.source}"
+                yield warn(a.source, "alerts.failed_per_hour", said, f"at most {at_most}")
+                return
 
 
 def concurrency(snapshot: Snapshot) -> Iterator[Finding]:

@@ -76,6 +76,8 @@ def test_the_zeroclaw_sample_means_what_it_said() -> None:
     assert profile.write == ("$WORKSPACE", "/tmp")
     (rate,) = s.rates
     assert (rate.scope, rate.per_minute, rate.per_hour, rate.per_day) == ("agent", 20, 100, 1000)
+    assert (s.alerts.failed_per_hour, s.alerts.sensitive_per_hour) == (10, 5)
+    assert (s.alerts.blocked_command, s.alerts.action) == (True, "tell")
     assert s.callers[0].workspaces == ("/srv/agents/zeroclaw",)
     why = {row.key: row.why for row in found.rows if not row.carried}
     assert "no-such-program-here" in why["autonomy.allowed_commands"]
@@ -143,6 +145,9 @@ def test_no_tool_is_no_tool() -> None:
         ('[runtime]\nkind = "docker"\n', "runtime.kind"),
         ('[runtime.docker]\nnetwork = "bridge"\n', "runtime.docker.network"),
         ("[autonomy]\nmax_actions_per_hour = 0\n", "autonomy.max_actions_per_hour"),
+        ("[security]\nmax_failed_commands_per_hour = 0\n", "security.max_failed_commands_per_hour"),
+        ('[x]\nmax_sensitive_file_access_per_hour = "5"\n', "x.max_sensitive_file_access_per_hour"),
+        ("[security]\nalert_on_blocked_command = 1\n", "security.alert_on_blocked_command"),
         ("[unheard]\nof = 1\n", "unheard.of"),
     ],
 )

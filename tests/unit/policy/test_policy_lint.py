@@ -115,6 +115,8 @@ ADDED = [
     ('[[rates]]\nper_minute = 10\n[[rates]]\nscope = "caller"\nper_minute = 10\n', "rates.per_minute"),
     ('[[budgets]]\ncpu = "2h"\n[[budgets]]\nscope = "caller"\ncpu = "1h"\n', "budgets.cpu"),
     ("[[rates]]\nper_minute = 10\n[breaker]\nrepeats = 20\n", "breaker.repeats"),
+    ("[[rates]]\nper_hour = 9\n[alerts]\nfailed_per_hour = 10\n", "alerts.failed_per_hour"),
+    ('[[rates]]\nscope = "caller"\nper_minute = 1\n[alerts]\nfailed_per_hour = 61\n', "alerts.failed_per_hour"),
     ("[concurrency]\nruns_per_agent = 65\n", "concurrency.runs_per_agent"),
     ("[concurrency]\nqueue = 4\n", "concurrency.queue_per_agent"),
 ]  # fmt: skip
@@ -141,6 +143,8 @@ FINE = [
     '[[rates]]\nper_minute = 10\n[[rates]]\nscope = "caller"\nper_minute = 50\n',
     '[[budgets]]\nperiod = "session"\ncpu = "2h"\n[[budgets]]\nscope = "caller"\ncpu = "10h"\n',
     '[[rates]]\nper_minute = 20\n[breaker]\nrepeats = 30\nrepeat_window = "2m"\n',
+    "[[rates]]\nper_hour = 10\n[alerts]\nfailed_per_hour = 10\nsensitive_per_hour = 20\n",
+    '[[rates]]\nscope = "user"\nper_hour = 5\n[alerts]\nfailed_per_hour = 10\n',
 ]
 
 

@@ -56,6 +56,10 @@ written = "1G"
 [breaker]
 failures = 3
 open = "1m"
+[alerts]
+failed_per_hour = 10
+blocked_command = true
+action = "ask"
 [concurrency]
 queue = 5
 queue_time = "5s"
@@ -91,6 +95,8 @@ def test_every_table_arrives_in_the_snapshot_in_its_units(policy: PolicyFiles) -
     assert (s.rates[0].scope, s.rates[0].per_minute, s.rates[0].per_hour) == ("user", 3, 0)
     assert (s.budgets[0].cpu_ms, s.budgets[0].written, s.budgets[0].wall_ms) == (3_600_000, 1 << 30, 0)
     assert (s.breaker.failures, s.breaker.open_ms, s.breaker.repeat_window_ms) == (3, 60_000, 60_000)
+    assert (s.alerts.failed_per_hour, s.alerts.sensitive_per_hour) == (10, 0)
+    assert (s.alerts.blocked_command, s.alerts.action) == (True, "ask")
     assert (s.concurrency.queue, s.concurrency.queue_time_ms, s.approvals.timeout_ms) == (5, 5_000, 60_000)
     assert (s.tests[0].argv, s.tests[0].labels, s.tests[0].command) == (
         ("git", "status"),
@@ -107,7 +113,7 @@ def test_every_entry_carries_its_file_and_line(policy: PolicyFiles) -> None:
         "[tools]": s.tools.source, "[autonomy]": s.autonomy.source, "[roles.auditor]": s.roles[0].source,
         "[[contexts]]": s.contexts[0].source, "[[rules]]": s.rules[0].source, "[[rates]]": s.rates[0].source,
         "[[budgets]]": s.budgets[0].source, "[breaker]": s.breaker.source, "[concurrency]": s.concurrency.source,
-        "[approvals]": s.approvals.source, "[[tests]]": s.tests[0].source,
+        "[alerts]": s.alerts.source, "[approvals]": s.approvals.source, "[[tests]]": s.tests[0].source,
     }.items():  # fmt: skip
         assert source == f"{main}:{lines.index(header) + 1}", header
 
@@ -125,6 +131,7 @@ def test_a_policy_that_says_nothing_of_decisions_is_supervised(policy: PolicyFil
     assert "mkfs" in s.autonomy.blocked_commands
     assert s.autonomy.source == f"{main}:1"
     assert (s.rates, s.breaker.failures, s.concurrency.queue) == ((), 0, 0)
+    assert (s.alerts.failed_per_hour, s.alerts.sensitive_per_hour, s.alerts.blocked_command) == (0, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +209,7 @@ def test_one_bad_entry_leaves_the_others_to_be_checked(policy: PolicyFiles) -> N
 
 
 @pytest.mark.parametrize(
-    "table", ["service", "ceiling", "tools", "autonomy", "roles", "breaker", "concurrency", "approvals"]
+    "table", ["service", "ceiling", "tools", "autonomy", "roles", "breaker", "alerts", "concurrency", "approvals"]
 )
 def test_a_drop_in_has_no_table_of_the_whole_service(policy: PolicyFiles, table: str) -> None:
     policy.write(SHELL)

@@ -108,3 +108,17 @@ def test_only_moderate_and_strict_count(policy: PolicyFiles) -> None:
         "moderate": (True, True, True, 64),
         "permissive": (False, False, False, 0),
     }
+
+
+def test_moderate_tells_of_an_agent_and_strict_asks_about_it(policy: PolicyFiles) -> None:
+    alerts = {}
+    for name in preset_names():
+        policy.write(preset_text(name))
+        a = policy.load().alerts
+        alerts[name] = (a.failed_per_hour, a.sensitive_per_hour, a.blocked_command, a.action)
+    assert alerts == {
+        "default": (0, 0, False, "tell"),
+        "strict": (10, 5, True, "ask"),
+        "moderate": (10, 5, True, "tell"),
+        "permissive": (0, 0, False, "tell"),
+    }
