@@ -258,6 +258,11 @@ def _allow(
         who=meters.Who(who.who, labels.get("agent", ""), labels.get("user", ""), labels.get("channel", ""), tool),
         reasons=tuple(reasons),
     )
+    if snapshot.alerts.action == "ask":
+        found.reasons += (alerts := meters.asked(snapshot, found.who, state.book, state.now))
+        if trace is not None:
+            for reason in alerts:
+                trace.step(reason.rule, reason.source, "ask", reason.detail)
     if trace is not None:
         trace.step(found.rule, found.source, "allow", found.reason)
     return found

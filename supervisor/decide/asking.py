@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervisor.decide.shell.match import Hit
     from supervisor.decide.shell.model import Analysis, Named, Risk
     from supervisor.decide.trace import Trace
-    from supervisor.policy.snapshot import Snapshot
+    from supervisor.policy.snapshot import Autonomy, Snapshot
 
 # A yes for a whole session would be a yes to anything, where nobody can say what runs (lesson 6).
 _UNKNOWN = frozenset(("dynamic", "evasion", "remote_code"))
@@ -82,6 +82,17 @@ def look(
         for note in found.notes:
             trace.step("autonomy.approval_risks", autonomy.source, "note", note)
     return found
+
+
+def sensitive(autonomy: Autonomy, analysis: Analysis, where: tuple[str, str]) -> bool:
+    """Whether a command reaches for secrets, or names what is in a forbidden directory: what alerts count (R100)."""
+    if any(risk.kind == "secrets" for risk in analysis.risks):
+        return True
+    verdicts = (
+        paths.classify(named.path, workspace=where[0], cwd=where[1], home=HOME, autonomy=autonomy)
+        for named in analysis.paths
+    )
+    return any(verdict is not None and verdict.reason == paths.FORBIDDEN_DIRECTORY for verdict in verdicts)
 
 
 def _blocked(listed: Patterns, hit: Hit) -> errors.Denied:

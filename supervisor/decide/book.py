@@ -8,16 +8,17 @@ values, so that writing it twice changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide import breaker
-from supervisor.decide.bounds import agent_key, named, plan_of
+from supervisor.decide.bounds import agent_key, alert_key, named, plan_of
 from supervisor.decide.windows import DAY, HOUR, MINUTE, NOTHING, Daily, Spent, Windows, unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.decide.bounds import Plan, Who
+    from supervisor.decide.bounds import AlertBound, Plan, Who
     from supervisor.policy.snapshot import Breaker, Snapshot
 
 MAX_COUNTERS = 1_000_000
@@ -109,6 +110,8 @@ class Book:
         new += sum(names[scope] not in self.day.spent for scope in plan.charged)
         new += plan.in_session and session not in self.sessions
         new += plan.breaker and agent_key(who) not in self.repeats
+        hour = self.windows[HOUR].counts
+        new += sum(2 * (alert_key(bound.scope, agent_key(who)) not in hour) for bound in plan.alerts)
         return not new or len(self) + new <= self.bound
 
     # --- what runs do ---------------------------------------------------------------------------------------------
@@ -178,6 +181,30 @@ class Book:
         state = self.breakers.get(agent, breaker.CLOSED)
         if snapshot.breaker.failures and (state is not breaker.CLOSED or len(self) < self.bound):
             self._breaker(agent, breaker.denied(state, snapshot.breaker, now))
+
+    def alarm(self, bound: AlertBound, agent: str, now: int) -> int:
+        """One more of what an alert counts. How many there are, when somebody is to be told of it now; else 0.
+
+        That is once in each aligned hour. The mark of it is a counter of the hour as well, and as durable.
+        """
+        self.roll(now)
+        window, key = self.windows[HOUR], alert_key(bound.scope, agent)
+        if key not in window.counts and len(self) >= self.bound:  # only of requests that are denied: see room()
+            return 0
+        told = f"!{key}"
+        window.add(key)
+        self.dirty.add(("rate", HOUR, window.at, key))
+        used = window.used(key, now)
+        if used < bound.most or told in window.counts:
+            return 0
+        if len(self) < self.bound:
+            window.add(told)
+            self.dirty.add(("rate", HOUR, window.at, told))
+        return used
+
+    def alarmed(self, most: int) -> int:
+        """How many agents somebody was told of in this hour, looked for among `most` counters."""
+        return len({key.partition(":")[2] for key in islice(self.windows[HOUR].counts, most) if key.startswith("!")})
 
     def reset(self, agent: str) -> bool:
         """Close a breaker and forget what was repeated; False when there is none."""

@@ -1,4 +1,4 @@
-"""The rates and budgets of a policy, ready to be asked about, and the names under which things are counted. Pure."""
+"""Rates, budgets and alerts of a policy, ready to be asked about, and the names under which is counted. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ SPANS = {"per_minute": MINUTE, "per_hour": HOUR, "per_day": DAY}
 SPAN_WORDS = {MINUTE: "minute", HOUR: "hour", DAY: "day"}
 # What a budget bounds: its key in policy, and how many of the counter's units are one of the policy's.
 RESOURCES = (("cpu", 1000), ("wall", 1000), ("written", 1), ("processes", 1))
-_LETTERS = {"caller": "c", "agent": "a", "user": "u", "channel": "h", "tool": "t"}
+FAILED, SENSITIVE = "failed", "sensitive"  # what alerts count of an agent
+_LETTERS = {
+    "caller": "c", "agent": "a", "user": "u", "channel": "h", "tool": "t", FAILED: "f", SENSITIVE: "s",
+}  # fmt: skip
 _LONG = 64  # characters of a label; a longer one is counted under its beginning and its SHA-256
 
 
@@ -44,7 +47,14 @@ def keys(scope: str, who: Who) -> str:
     """The name of the counter that a request counts in under a scope of policy. Missing labels count as one."""
     if scope == "caller":
         return f"c:{who.caller}"
+    if scope in (FAILED, SENSITIVE):
+        return alert_key(scope, agent_key(who))
     return f"{_LETTERS[scope]}:{who.caller}/{_short(getattr(who, scope))}"
+
+
+def alert_key(counts: str, agent: str) -> str:
+    """The name of an alert's counter of the hour; `agent` as of agent_key()."""
+    return f"{_LETTERS[counts]}:{agent}"
 
 
 def _short(label: str) -> str:
@@ -77,9 +87,21 @@ class BudgetBound:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertBound:
+    """Of one agent in an hour."""
+
+    rule: str  # alerts.failed_per_hour
+    source: str
+    scope: str  # FAILED or SENSITIVE
+    most: int
+    action: str  # "tell", "ask" or "stop"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     rates: tuple[RateBound, ...]
     budgets: tuple[BudgetBound, ...]
+    alerts: tuple[AlertBound, ...]
     scopes: tuple[str, ...]  # of all of them
     counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
     charged: tuple[str, ...]  # scopes of which each run is charged to the day
@@ -108,6 +130,13 @@ def plan_of(snapshot: Snapshot) -> Plan:
     charged = tuple(dict.fromkeys(b.scope for b in budgets if not b.session))
     in_session = any(b.session for b in budgets)
     breaker = bool(snapshot.breaker.failures or snapshot.breaker.repeats)
-    needs = len(counted) + len(charged) + in_session + 2 * breaker
+    a = snapshot.alerts
+    alerts = tuple(
+        AlertBound(f"alerts.{scope}_per_hour", a.source, scope, most, a.action)
+        for scope, most in ((FAILED, a.failed_per_hour), (SENSITIVE, a.sensitive_per_hour))
+        if most
+    )
+    needs = len(counted) + len(charged) + in_session + 2 * breaker + 2 * len(alerts)
     scopes = tuple(dict.fromkeys((*(r.scope for r in rates), *charged)))
-    return Plan(rates, budgets, scopes, counted, charged, in_session, breaker, needs, not (rates or budgets or breaker))
+    idle = not (rates or budgets or breaker or alerts)
+    return Plan(rates, budgets, alerts, scopes, counted, charged, in_session, breaker, needs, idle)

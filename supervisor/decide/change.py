@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _MOST = 64  # obstacles, one after the other
 _WILD = set("*?")  # as a pattern of policy, what holds one of these would be more than just this
-_WEIGHED = ("rates[", "budgets[", "concurrency.", "breaker", "service.", "rules.", "contexts[", "autonomy.")
+_WEIGHED = (
+    "rates[", "budgets[", "concurrency.", "breaker", "alerts.", "service.", "rules.", "contexts[", "autonomy.",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""How much is left: rates, budgets and the breaker, asked for every request before anything runs (R90, R96 to R103).
+"""How much is left: rates, budgets, alerts and the breaker, asked for before anything runs (R90, R96 to R103).
 
 `check` answers with what is left once this request has begun, or refuses with the rule that is reached and the time
 at which the same request passes again. It changes nothing but forgets what is over. What is counted stands in the
@@ -13,8 +13,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.decide import breaker
 from supervisor.decide.book import MAX_COUNTERS, Book
-from supervisor.decide.bounds import RESOURCES, SPAN_WORDS, BudgetBound, RateBound, Who, agent_key, keys, named
-from supervisor.decide.windows import NOTHING, Spent
+from supervisor.decide.bounds import (
+    FAILED,
+    RESOURCES,
+    SPAN_WORDS,
+    AlertBound,
+    BudgetBound,
+    RateBound,
+    Who,
+    agent_key,
+    alert_key,
+    keys,
+    named,
+)
+from supervisor.decide.trace import Reason
+from supervisor.decide.windows import HOUR, NOTHING, Spent
 from supervisor.errors import LimitReached, SessionSpent
 
 if TYPE_CHECKING:
@@ -22,10 +35,12 @@ if TYPE_CHECKING:
 
     from supervisor.policy.snapshot import Limits, Snapshot
 
-__all__ = ["MAX_COUNTERS", "Book", "Spent", "Who", "agent_key", "check", "keys", "narrowed", "usage", "wall_left"]
+__all__ = [
+    "MAX_COUNTERS", "Book", "Spent", "Who", "agent_key", "asked", "check", "keys", "narrowed", "usage", "wall_left",
+]  # fmt: skip
 
 Left = tuple[tuple[str, int], ...]  # (rule, how much): actions; ms of cpu and wall; bytes; processes
-Bound = RateBound | BudgetBound
+Bound = RateBound | BudgetBound | AlertBound
 
 _NAMES = {"cpu": "ms of CPU time", "wall": "ms of run time", "written": "bytes written", "processes": "processes"}
 SHOWN, SCANNED = 1000, 100_000
@@ -63,6 +78,14 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
             if worst is None or wait > worst[0]:
                 worst = wait, budget
         left.append((budget.rule, max(0, more) // budget.unit))
+    for alert in plan.alerts:
+        if alert.action != "stop":
+            continue
+        key, window = alert_key(alert.scope, agent_key(who)), book.windows[HOUR]
+        more = alert.most - window.used(key, at)
+        if more <= 0 and (worst is None or window.wait(key, alert.most, at) > worst[0]):
+            worst = window.wait(key, alert.most, at), alert
+        left.append((alert.rule, max(0, more)))
     if worst is not None:
         _reached(worst[1], worst[0], left)
     if not book.room(plan, who, session, at):
@@ -76,6 +99,24 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
             retry_after=_RETRY_ROOM,
         )
     return tuple(left)
+
+
+def asked(snapshot: Snapshot, who: Who, book: Book, now: float) -> tuple[Reason, ...]:
+    """Why everything of this agent is asked about, where `[alerts] action` is "ask"."""
+    at, agent = int(now * 1000), agent_key(who)
+    book.roll(at)
+    window = book.windows[HOUR]
+    return tuple(
+        Reason(alert.rule, alert.source, f"this agent had {most_of(alert)}", alert.rule, blanket=False)
+        for alert in book.plan(snapshot).alerts
+        if window.used(alert_key(alert.scope, agent), at) >= alert.most
+    )
+
+
+def most_of(alert: AlertBound) -> str:
+    """What an alert bounds, in words."""
+    what = "runs that failed" if alert.scope == FAILED else "requests that reached for what is secret or off limits"
+    return f"{alert.most} {what} in one hour"
 
 
 def wall_left(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> int | None:
@@ -124,9 +165,16 @@ def usage(snapshot: Snapshot, caller: str, book: Book, now: float) -> dict[str, 
             row = _row(budget, of, used, budget.most // budget.unit)
             row["unit"] = _NAMES[RESOURCES[budget.resource][0]]
             budgets.append(row)
+    alerts: list[dict[str, Any]] = []
+    for alert in plan.alerts:
+        window = book.windows[HOUR]
+        for key, of in _names(alert.scope, caller, window.counts, window.before):
+            row = _row(alert, of, window.used(key, at), alert.most)
+            alerts.append(row | {"scope": "agent", "counts": alert.scope, "per": "hour", "action": alert.action})
     return {
         "rates": rates,
         "budgets": budgets,
+        "alerts": alerts,
         "day_ends_in": book.day.until_midnight(at) / 1000,
         "running": {k.partition("/")[2]: n for k, n in book.places.items() if k.partition("/")[0] == caller},
         "runs_per_agent": snapshot.concurrency.runs_per_agent,
@@ -175,6 +223,18 @@ def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn
             layer="decision",
             allowed=f"{bound.most} runs and sessions in one {per}",
             hint=f"the next one passes in {wait / 1000:.3f} s; do not repeat it before",
+            retry_after=wait / 1000,
+            left=dict(left),
+        )
+    if isinstance(bound, AlertBound):
+        raise LimitReached(
+            f"this agent had {most_of(bound)}, and is stopped for it",
+            field="agent",
+            rule=bound.rule,
+            source=bound.source,
+            layer="decision",
+            allowed=f"less than {most_of(bound)}",
+            hint=f"find out why; in {wait / 1000:.3f} s it is below the bound again",
             retry_after=wait / 1000,
             left=dict(left),
         )
