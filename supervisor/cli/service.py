@@ -51,6 +51,8 @@ def _status_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"refused profile {show.safe(name)}: {show.safe(proof['probe'])}: {show.safe(proof['detail'])}"
     for what in ("sessions", "runs"):
         yield f"{what}: {answer[what]['live']} of at most {answer[what]['most']}"
+    if agents := (answer.get("alerts") or {}).get("agents"):
+        yield f"alerts: of {agents} agents in this hour; see the audit log, or `stockade usage` for your own"
     yield f"audit: {'ok' if answer['audit']['ok'] else 'cannot be written, so nothing runs'}"
     yield f"you: uid {you['uid']}, {show.safe(you['role'])} by {show.safe(you['source'])}"
 

@@ -1,4 +1,4 @@
-"""`stockade usage`: what you have used of your rates and budgets."""
+"""`stockade usage`: what you have used of your rates and budgets, and what alerts have counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @json_option
 @socket_option
 def usage(*, as_object: bool) -> None:
-    """Show what is used and what is left of every rate and budget of yours and of your agents, and what runs.
+    """Show what is used and what is left of every rate, budget and alert of yours and of your agents, and what runs.
 
     Days are of UTC. What a session has left of its own budget is said by the refusal, and by a dry run in it.
 
@@ -34,6 +34,7 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
     rows = [_rate(r) for r in answer.get("rates") or ()]
     ends = show.duration((answer.get("day_ends_in") or 0) * 1000)
     rows += [_budget(b, f"day, {ends} left") for b in answer.get("budgets") or ()]
+    rows += [_alert(a) for a in answer.get("alerts") or ()]
     if rows:
         yield show.table(("WHAT", "PER", "OF", "USED", "ALLOWED", "LEFT", "RULE", "SOURCE"), rows)
     else:
@@ -45,6 +46,11 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
 
 def _rate(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return ("actions", row.get("per"), _of(row), row["used"], row["allowed"], row["left"], row["rule"], row["source"])
+
+
+def _alert(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    what = f"{row['counts']}, then {row['action']}"
+    return (what, row.get("per"), _of(row), row["used"], row["allowed"], row["left"], row["rule"], row["source"])
 
 
 def _budget(row: Mapping[str, Any], per: str) -> tuple[Any, ...]:

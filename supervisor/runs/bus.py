@@ -18,7 +18,7 @@ KEPT = 128  # past events that a subscriber who comes back can still have; less 
 @dataclass(frozen=True, slots=True)
 class Event:
     """`kind`: run.started run.queued run.finished session.opened session.ended policy.reloaded policy.refused
-    service.stopped service.resumed breaker.changed approval.requested approval.answered approval.expired
+    service.stopped service.resumed breaker.changed alert.raised approval.requested approval.answered approval.expired
     approval.withdrawn grant.used grant.ended grant.revoked, or as the last one of a subscription
     subscription.dropped, or as the first one subscription.gap.
     """

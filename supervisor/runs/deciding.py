@@ -15,10 +15,11 @@ from supervisor.approvals.model import Target, canonical
 from supervisor.audit import events
 from supervisor.decide import command, scripts
 from supervisor.decide.admission import admit_run
+from supervisor.decide.asking import sensitive
 from supervisor.decide.bounds import Who, agent_key
 from supervisor.decide.callers import called, find_caller, second_person
 from supervisor.errors import ApprovalRequired, Conflict, Denied, StockadeError
-from supervisor.runs import sessions
+from supervisor.runs import alerting, sessions
 from supervisor.runs.meters import failure
 from supervisor.runs.registry import new_id
 
@@ -52,11 +53,32 @@ async def decide(
 ) -> Decided:
     """Until it may run. Raises every refusal, ApprovalRequired and ApprovalDenied; nothing is left open then."""
     analysis = await room.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
-    admission = await _placed(room, peer, session, request, analysis, notice)
+    try:
+        admission = await _placed(room, peer, session, request, analysis, notice)
+    except Denied:
+        if room.serving.snapshot.alerts.sensitive_per_hour:
+            with contextlib.suppress(StockadeError):  # nobody that policy knows, or a disk that refuses
+                saved = _watched(room, peer, session, request, analysis, _who(room, peer, request))
+                if saved is not None:
+                    await asyncio.shield(saved)
+        raise
+    if room.serving.snapshot.alerts.sensitive_per_hour:  # a run, or a question, is durable no earlier than this
+        _watched(room, peer, session, request, analysis, admission.who)
     place = new_id("ses") if session is None else session.id
     if admission.verdict == "allow":
         return Decided(admission, place, session)
     return await _asked(room, peer, session, request, request_id, notice, Decided(admission, place, session), analysis)
+
+
+def _watched(
+    room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, analysis: Analysis, who: Who
+) -> asyncio.Future[None] | None:
+    """Count a request that reaches for what is secret or off limits, once, whatever is decided about it."""
+    snapshot = room.serving.snapshot
+    workspace = session.workspace if session is not None else request.workspace or ""
+    if sensitive(snapshot.autonomy, analysis, (workspace, command.directory(workspace, request.cwd))):
+        return alerting.reached(room, peer, who)
+    return None
 
 
 async def _placed(
@@ -135,8 +157,12 @@ async def _asked(
 
 
 def anew(before: Admission, now: Admission) -> Admission:
-    """The decision made again after the wait: meanwhile anything may have changed. Raises Conflict."""
-    if subjects(now) <= subjects(before) and (now.readonly, now.network) == (before.readonly, before.network):
+    """The decision made again after the wait: meanwhile anything may have changed. Raises Conflict.
+
+    That this agent is asked about everything by now changes nothing: this was asked about.
+    """
+    reasons = {reason for reason in subjects(now) if not reason[0].startswith("alerts.")}
+    if reasons <= subjects(before) and (now.readonly, now.network) == (before.readonly, before.network):
         return now
     raise Conflict(
         "what was approved would be decided otherwise by now",
@@ -172,8 +198,10 @@ def counted(room: Supervisor, admission: Admission, message: StartRun) -> asynci
 
 def charged(room: Supervisor, run: Run, who: Who, counters: dict[str, Any] | None) -> asyncio.Future[None]:
     """The run is over: what it used is charged, its place is free. None: nobody knows what it used."""
-    failed = failure(run.cause, run.exit_code)
-    saved = room.meters.end(room.serving.snapshot.breaker, run.id, counters, failed=failed)
+    failed, snapshot = failure(run.cause, run.exit_code), room.serving.snapshot
+    if failed and snapshot.alerts.failed_per_hour:
+        alerting.failed(room, run, who)
+    saved = room.meters.end(snapshot.breaker, run.id, counters, failed=failed)
     asyncio.get_running_loop().call_soon(room.line.freed, agent_key(who))
     return saved
 
@@ -185,17 +213,23 @@ def noted(room: Supervisor, peer: Peer, request: RunRequest, refusal: StockadeEr
     if not isinstance(refusal, Denied):
         return
     with contextlib.suppress(StockadeError):  # nobody that policy knows
-        snapshot = room.serving.snapshot
-        session = None if request.session is None else room.registry.find_session(request.session)
-        labels = request.labels if session is None else {**request.labels, **session.labels}
-        who = Who(
-            called(peer, find_caller(snapshot, peer)[1]),
-            labels.get("agent", ""),
-            labels.get("user", ""),
-            labels.get("channel", ""),
-            request.tool,
-        )
+        snapshot, who = room.serving.snapshot, _who(room, peer, request)
         room.meters.denied(snapshot, who)
+        if snapshot.alerts.blocked_command and "blocked_commands[" in (refusal.rule or ""):
+            alerting.blocked(room, peer, who, refusal)
+
+
+def _who(room: Supervisor, peer: Peer, request: RunRequest) -> Who:
+    """Whose a request is that was refused. Raises CallerUnknown, NotFound."""
+    session = None if request.session is None else room.registry.find_session(request.session)
+    labels = request.labels if session is None else {**request.labels, **session.labels}
+    return Who(
+        called(peer, find_caller(room.serving.snapshot, peer)[1]),
+        labels.get("agent", ""),
+        labels.get("user", ""),
+        labels.get("channel", ""),
+        request.tool,
+    )
 
 
 class _Asking:

@@ -1,4 +1,4 @@
-"""The book of rates, budgets and breakers, kept durable: counted in memory at once, written behind.
+"""The book of rates, budgets, alerts and breakers, kept durable: counted in memory at once, written behind.
 
 begin() counts before anything is launched, and gives a future that is done when that is on the disk: the launch does
 not wait for it, the answer does. end() likewise. When the disk refuses, the counts hold in memory, and the next change
@@ -24,7 +24,7 @@ from supervisor.runs.rulebook import Rulebook
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from supervisor.decide.bounds import Who
+    from supervisor.decide.bounds import AlertBound, Who
     from supervisor.decide.breaker import State
     from supervisor.policy.snapshot import Breaker, Snapshot
     from supervisor.state.store import Store
@@ -149,12 +149,25 @@ class Meters:
         self._tell(agent, state)
         self._save()
 
+    def alarm(self, bound: AlertBound, who: Who) -> int:
+        """One more of what an alert counts; the count when that is to be told now, else 0. save() makes it durable."""
+        return self.book.alarm(bound, agent_key(who), self._now())
+
+    def save(self) -> asyncio.Future[None]:
+        """Done when everything that was counted is durable; it never has to be awaited. It raises Unavailable."""
+        return self._save()
+
     # --- what people ask ------------------------------------------------------------------------------------------
 
     def usage(self, snapshot: Snapshot, caller: str, now: float) -> dict[str, Any]:
         """What is used and left of every bound that concerns a caller ("uid:N", "unit:…") and its agents and users."""
         found = meters.usage(snapshot, caller, self.book, now)
         return found | {"counters": len(self.book), "counters_allowed": self.book.bound}
+
+    def alarmed(self) -> int:
+        """How many agents alerts were raised of in this hour of the clock, by what is counted."""
+        self.book.roll(self._now())
+        return self.book.alarmed(meters.SCANNED)
 
     def rule_used(self, rule: str) -> None:
         """A rule had a part in a decision; `rule` as the decision names it. Cheap, and written now and then."""

@@ -43,6 +43,7 @@ def status(room: Supervisor, peer: Peer) -> dict[str, Any]:
             "queue": len(room.line.entries(None)),
             "breakers": sum(b["state"] != "closed" for b in room.meters.breakers()),
         },
+        "alerts": {"agents": room.meters.alarmed() if room.meters.book.plan(loaded.snapshot).alerts else 0},
         "audit": {"ok": room.audit_ok},
         "host": loaded.host,
         "you": {"uid": peer.uid, "unit": peer.unit, "entry": index, "role": caller.role, "source": caller.source},

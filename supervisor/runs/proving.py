@@ -17,7 +17,7 @@ from supervisor.decide.request import RunRequest
 from supervisor.decide.selftest import NOBODY, example, peer_of
 from supervisor.decide.shell.analyse import analyse_argv
 from supervisor.errors import Denied, LimitReached, StepUpRequired, StockadeError
-from supervisor.policy.snapshot import Breaker, Budget, Concurrency, Context, Rate, Rule
+from supervisor.policy.snapshot import Alerts, Breaker, Budget, Concurrency, Context, Rate, Rule
 from supervisor.policy.words import may_ever
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class _Asking:
             "rates": (),
             "budgets": (),
             "breaker": Breaker(),
+            "alerts": Alerts(),
             "roles": (),
         }
         tools = replace(snapshot.tools, policy="enabled", shell_enabled=True)
@@ -106,12 +107,22 @@ def _decision(ask: _Asking) -> str:
 
 
 def _meters(ask: _Asking) -> str:
-    """ "" when rates, budgets, breaker and places refuse once they are used up."""
+    """ "" when rates, budgets, breaker, alerts and places refuse once they are used up."""
     who = meters.Who(f"unit:{ask.caller.unit}" if ask.caller.unit else f"uid:{peer_of(ask.caller).uid}", tool="shell")
     rates = (Rate("caller", 1, 0, 0, "proof"),)
     budgets = (Budget("day", "caller", 1, 0, 0, 0, "proof"),)
     breaker = Breaker(failures=1, source="proof")
     places = Concurrency(runs_per_agent=1, source="proof")
+
+    def alarmed(alerts: Alerts) -> meters.Book:
+        """A book in which this caller's agent has reached every bound of alerts."""
+        book = meters.Book()
+        for bound in book.plan(replace(ask.snapshot, alerts=alerts)).alerts:
+            book.alarm(bound, meters.agent_key(who), int(_NOW * 1000))
+        return book
+
+    stop = Alerts(failed_per_hour=1, action="stop", source="proof")
+    asks = Alerts(sensitive_per_hour=1, action="ask", source="proof")
 
     def used(**changes: Any) -> meters.Book:
         """A book in which this caller has done something once that failed and took its time."""
@@ -126,6 +137,9 @@ def _meters(ask: _Asking) -> str:
         ask.refusal(LimitReached, "budgets[0].cpu", book=used(budgets=budgets), budgets=budgets),
         ask.refusal(LimitReached, "breaker", book=used(breaker=breaker), breaker=breaker),
         ask.refusal(LimitReached, "concurrency.runs_per_agent", book=used(concurrency=places), concurrency=places),
+        ask.refusal(LimitReached, "alerts.failed_per_hour", book=alarmed(stop), alerts=stop),
+        # Of those who are left in this policy nobody could answer, so what is asked about is denied.
+        ask.refusal(Denied, "alerts.sensitive_per_hour", book=alarmed(asks), alerts=asks),
     )
 
 

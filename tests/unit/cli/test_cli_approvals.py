@@ -502,7 +502,9 @@ def test_breakers_queue_and_usage_are_tables(service: Any, stockade: Any) -> Non
     rate = {**common, "used": 3, "allowed": 10, "left": 7, "per": "minute"}
     cpu = {**common, "of": "", "used": 90_000, "allowed": 3_600_000, "left": 3_510_000, "unit": "ms of CPU time"}
     disk = {**common, "scope": "caller", "of": "", "used": 1536, "allowed": 1 << 30, "left": 0, "unit": "bytes written"}
-    answer = {"rates": [rate], "budgets": [cpu, disk], "day_ends_in": 3600.0, "runs_per_agent": 4}
+    alert = {**common, "rule": "alerts.failed_per_hour", "used": 4, "allowed": 10, "left": 6, "per": "hour"}
+    alert |= {"counts": "failed", "action": "ask"}
+    answer = {"rates": [rate], "budgets": [cpu, disk], "alerts": [alert], "day_ends_in": 3600.0, "runs_per_agent": 4}
     service.routes["GET", "/v1/usage"] = answer | {"running": {"": 1, "reviewer": 2}}
     lines = [re.sub(" {2,}", "|", line) for line in stockade("usage").stdout.decode().splitlines()]
     assert lines == [
@@ -510,6 +512,7 @@ def test_breakers_queue_and_usage_are_tables(service: Any, stockade: Any) -> Non
         "actions|minute|agent reviewer|3|10|7|rates[0]|p.toml:5",
         "CPU time|day, 60m left|agent|90s|60m|58m|rates[0]|p.toml:5",
         "bytes written|day, 60m left|caller|1.5K|1G|0|rates[0]|p.toml:5",
+        "failed, then ask|hour|agent reviewer|4|10|6|alerts.failed_per_hour|p.toml:5",
         "running: 1 of at most 4",
         "running: 2 of at most 4 of reviewer",
     ]

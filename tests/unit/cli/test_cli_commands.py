@@ -198,6 +198,8 @@ def test_status_says_what_serves_what_is_refused_and_who_we_are(service: Any, st
         "you: uid 1000, operator by policy.toml:9",
     ]
     assert ended.returncode == 0
+    service.routes["GET", "/v1/status"] = {**STATUS, "alerts": {"agents": 2}}
+    assert "alerts: of 2 agents in this hour" in stockade("status").stdout.decode()
 
 
 def test_status_of_a_stopped_service_is_1_with_the_reason(service: Any, stockade: Any) -> None:

@@ -1,0 +1,61 @@
+"""Alerts: an agent that fails often, reaches for secrets or tries what is blocked, and who is told of it (R100, R103).
+
+The counters are the book's, and what is done at a bound is decided as everything else; here they are counted and told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supervisor.audit import events
+from supervisor.decide.bounds import FAILED, SENSITIVE, agent_key
+from supervisor.runs import sessions
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from supervisor.decide.bounds import Who
+    from supervisor.errors import Denied
+    from supervisor.runs.model import Peer, Run
+    from supervisor.runs.service import Supervisor
+
+
+def failed(room: Supervisor, run: Run, who: Who) -> None:
+    """A run ended as a failure. The charge that follows writes this count with it, in one transaction."""
+    _count(room, run.peer, who, FAILED)
+
+
+def reached(room: Supervisor, peer: Peer, who: Who) -> asyncio.Future[None]:
+    """A request reached for what is secret or off limits; the future is done when that is durable."""
+    _count(room, peer, who, SENSITIVE)
+    return room.meters.save()
+
+
+def blocked(room: Supervisor, peer: Peer, who: Who, refusal: Denied) -> None:
+    """A command was blocked, and each of them is told."""
+    source = room.serving.snapshot.alerts.source
+    _tell(room, peer, who, "alerts.blocked_command", source, 1, "tell", f"{refusal.rule}: {refusal.detail}")
+
+
+def _count(room: Supervisor, peer: Peer, who: Who, counts: str) -> None:
+    for bound in room.meters.book.plan(room.serving.snapshot).alerts:
+        if bound.scope == counts and (count := room.meters.alarm(bound, who)):
+            said = f"{count} in one hour, and policy allows less than {bound.most}"
+            _tell(room, peer, who, bound.rule, bound.source, count, bound.action, said)
+
+
+def _tell(room: Supervisor, peer: Peer, who: Who, rule: str, source: str, count: int, action: str, reason: str) -> None:
+    agent = agent_key(who).partition("/")[2]
+    labels = {"agent": agent, "user": who.user, "channel": who.channel}
+    said = {"agent": agent, "rule": rule, "count": count}
+    room.post(
+        events.security(
+            action="alert",
+            outcome=action,
+            reason=reason,
+            caller=sessions.caller_of(peer),
+            labels={name: value for name, value in labels.items() if value},
+            result={**said, "source": source},
+        )
+    )
+    room.events.emit("alert.raised", peer.uid, **said, action=action)
