@@ -93,6 +93,15 @@ async def test_an_agent_that_is_over_a_bound_that_asks_runs_with_a_yes_alone(wor
     await nothing_left(world)
 
 
+async def test_a_yes_from_before_an_agent_was_over_a_bound_is_none_to_what_it_wants_now(worlds) -> None:
+    world = await serving(worlds, alerts=alerts("ask", failed_per_hour=1))
+    await say(world, await asked(world.run("touch", "x")), scope="times", times=5)
+    await finished(world, "touch", "x")
+    await finished(world, "false")
+    await asked(world.run("touch", "x"))
+    await nothing_left(world)
+
+
 @pytest.mark.parametrize("argv", [("cat", ".ssh/id_rsa"), ("nmap", "--key", ".ssh/id_rsa")], ids=["allowed", "denied"])
 async def test_a_request_that_reaches_for_secrets_counts_once_whatever_is_decided(worlds, argv) -> None:
     world = await serving(worlds, alerts=alerts(sensitive_per_hour=2), autonomy=BLOCKING)
