@@ -59,7 +59,7 @@ STRATEGIES: dict[type[w.Message], st.SearchStrategy[Any]] = {
     w.Closed: st.builds(w.Closed, sessions, st.integers(0, w.MAX_INT), texts),
     w.Go: st.builds(w.Go, sessions, digests),
     w.Nogo: st.builds(w.Nogo, sessions, texts),
-    w.Parse: st.builds(w.Parse, numbers, st.none() | argv, st.none() | texts),
+    w.Parse: st.builds(w.Parse, numbers, st.none() | argv, st.none() | texts, st.none() | texts),
     w.Parsed: st.builds(w.Parsed, numbers, plain),
 }  # fmt: skip
 GROUPS = (
