@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from supervisor.decide.shell.analyse import analyse_argv, needs_parser
 from supervisor.decide.shell.model import Analysis, Risk
 from supervisor.decide.shell.programs import SQL_CLIENTS, base, family, is_interpreter
+from supervisor.parser.turns import Turns
 from supervisor.policy.words import MAX_SCRIPT
 from supervisor.wire import framing
 from supervisor.wire.messages import FROM_PARSER, TO_PARSER, Parse, WireError, decode, encode
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 KEPT = 1024  # analyses
 KEPT_TEXT = 2048  # characters of a command that is kept; longer ones are seldom sent twice
+LOCAL = 512  # characters of a command that is looked at here: what is longer may take long, and everybody waits
 PATIENCE = 5.0  # seconds; the parser itself gives up earlier
-MOST_WAITING = 256
 UNSEEN = "stockade-input-that-nobody-has-seen\n"  # stands for it: a program that would run it, runs what comes
 
 
@@ -35,6 +36,7 @@ class ParserClient:
         self._kept: OrderedDict[tuple[str | tuple[str, ...], str | None], Analysis] = OrderedDict()
         self._callbacks: list[Callable[[], None]] = []
         self._lost = False
+        self._turns = Turns()
         sock.setblocking(False)
         loop.add_reader(sock, self._readable)
 
@@ -52,8 +54,10 @@ class ParserClient:
         stdin: bytes | None = None,
         *,
         streamed: bool = False,
+        asker: int = -1,
     ) -> Analysis:
         """What a command looks like it does, with what is fed to it; `streamed` is input that nobody has seen yet.
+        `asker` is the uid for whom it is: different ones take turns at the parser.
 
         Never raises for what it cannot understand: that is `parsed` False.
         """
@@ -71,21 +75,28 @@ class ParserClient:
             self._kept.move_to_end(what)
             return found
         size = len(script) if script is not None else sum(len(word) + 1 for word in words)
-        if script is None and not needs_parser(words) and not (reads and fed is not None):
+        short = script is None and size + len(fed or "") <= LOCAL
+        if short and not needs_parser(words) and not (reads and fed is not None):
             found = analyse_argv(words, None, fed)
-        elif size > MAX_SCRIPT:
+        elif size > MAX_SCRIPT and (script is not None or any(is_interpreter(word) for word in words)):
             return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
         else:
-            found = _streamed(await self._ask(words, script, fed))
+            found = _streamed(await self._in_turn(asker, words, script, fed))
         if found.parsed and size + len(fed or "") <= KEPT_TEXT:
             self._kept[what] = found
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return found
 
+    async def _in_turn(self, asker: int, argv: Sequence[str], script: str | None, stdin: str | None) -> Analysis:
+        if self._turns.full(asker):
+            return Analysis(parsed=False, error="the parser is busy")
+        async with self._turns.turn(asker):
+            return await self._ask(argv, script, stdin)
+
     async def _ask(self, argv: Sequence[str], script: str | None, stdin: str | None) -> Analysis:
-        if self._lost or len(self._waiting) >= MOST_WAITING:
-            return Analysis(parsed=False, error="the parser has ended" if self._lost else "the parser is busy")
+        if self._lost:
+            return Analysis(parsed=False, error="the parser has ended")
         self._next += 1
         ident = self._next
         question = Parse(ident, None if script is not None else list(argv), script, stdin)

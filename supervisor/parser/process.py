@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.decide.shell.analyse import analyse_argv, analyse_script
+from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.model import Analysis
 from supervisor.parser.shfmt import Shfmt
 from supervisor.wire import framing
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EX_SOFTWARE = 70  # sysexits.h
+SECONDS = 2.0  # for one question; everybody else waits so long
 
 
 def run(main: socket.socket, confine: Callable[[], None]) -> int:
     """Answer until main is gone; the exit status. `confine` is called once everything is imported."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when main has ended
+    signal.signal(signal.SIGALRM, _over)
     confine()
     shfmt = Shfmt()
     try:
@@ -43,10 +47,31 @@ def run(main: socket.socket, confine: Callable[[], None]) -> int:
         shfmt.close()
 
 
-def _analysed(asked: Parse, shfmt: Shfmt) -> Analysis:
+def _over(_number: int, _frame: object) -> NoReturn:
+    """The time of a question is over: what was found until then stands (TooMuch), as at every other bound."""
+    raise TooMuch
+
+
+def _analysed(asked: Parse, shfmt: Shfmt, seconds: float = SECONDS) -> Analysis:
+    until = time.monotonic() + seconds
+
+    def parse(text: str) -> dict[str, Any]:
+        """Under its own deadline: the alarm may not come between the start of a process and its end."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGALRM,))
+        try:
+            return shfmt.parse(text, until - time.monotonic())
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+
     try:
-        if asked.script is not None:
-            return analyse_script(asked.script, shfmt.parse, asked.stdin)
-        return analyse_argv(asked.argv or [], shfmt.parse, asked.stdin)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            if asked.script is not None:
+                return analyse_script(asked.script, parse, asked.stdin)
+            return analyse_argv(asked.argv or [], parse, asked.stdin)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except TooMuch:
+        return Analysis(parsed=False, error=f"it takes longer than {seconds:g} s to follow")
     except Exception as e:  # noqa: BLE001 - a bug here must not end the service; what is not understood is asked about
         return Analysis(parsed=False, error=f"the analysis failed: {type(e).__name__}")

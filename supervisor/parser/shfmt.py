@@ -59,8 +59,8 @@ class Shfmt:
         self._waiting: subprocess.Popen[bytes] | None = self._start("bash")
         self._closed = False
 
-    def parse(self, text: str) -> dict[str, Any]:
-        """The syntax tree of a text, as `shfmt --to-json` writes it.
+    def parse(self, text: str, within: float | None = None) -> dict[str, Any]:
+        """The syntax tree of a text, as `shfmt --to-json` writes it. `within`: seconds, fewer than there are at most.
 
         The dialect is bash's, another one only if that makes valid what is not valid in bash. Where sh(1) would read
         a text otherwise than bash, the key `Otherwise` has its statements. Raises ShellSyntaxError for what is no
@@ -74,7 +74,7 @@ class Shfmt:
             raise ShellSyntaxError(f"{len(data)} bytes, more than the {MAX_INPUT} that are parsed")
         if b"\0" in data:
             raise ShellSyntaxError(f"a NUL character at offset {text.index(chr(0))}")
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + min(self._seconds, self._seconds if within is None else within)
         problem = ShellSyntaxError("no shell text")
         for i, dialect in enumerate(DIALECTS):
             try:

@@ -52,7 +52,7 @@ async def decide(
     room: Supervisor, peer: Peer, session: Session | None, request: RunRequest, request_id: str, notice: Notice = None
 ) -> Decided:
     """Until it may run. Raises every refusal, ApprovalRequired and ApprovalDenied; nothing is left open then."""
-    analysis = await room.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
+    analysis = await analysed(room, peer, request)
     try:
         admission = await _placed(room, peer, session, request, analysis, notice)
     except Denied:
@@ -79,6 +79,13 @@ def _watched(
     if sensitive(snapshot.autonomy, analysis, (workspace, command.directory(workspace, request.cwd))):
         return alerting.reached(room, peer, who)
     return None
+
+
+async def analysed(room: Supervisor, peer: Peer, request: RunRequest) -> Analysis:
+    """What the command looks like it does. Waits at most for one question of each other caller at the parser."""
+    return await room.parser.analyse(
+        request.argv, request.script, request.stdin, streamed=request.stdin_stream, asker=peer.uid
+    )
 
 
 async def _placed(

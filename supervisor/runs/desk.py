@@ -15,7 +15,7 @@ from supervisor.decide.context import context
 from supervisor.decide.request import Peer
 from supervisor.errors import Denied, InvalidRequest, NotFound, StockadeError
 from supervisor.policy.words import PRIVILEGED, TOOLS, role, role_permits
-from supervisor.runs import sessions
+from supervisor.runs import deciding, sessions
 
 if TYPE_CHECKING:
     from supervisor.approvals.model import Grant, Question, Scope, State
@@ -223,7 +223,7 @@ class Desk:
         room = self._room
         self.require(peer, "agent:read")
         session = None if request.session is None else room.registry.find_session(request.session)
-        analysis = await room.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
+        analysis = await deciding.analysed(room, peer, request)
         state = room.counters(peer)
         found = explain.explain(room.serving.snapshot, room.refused, peer, session, request, state, analysis)
         return {"policy_digest": room.serving.digest, **found}

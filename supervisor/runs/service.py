@@ -328,7 +328,7 @@ class Supervisor:
     async def dry_run(self, peer: Peer, request: RunRequest) -> dict[str, Any]:
         """The decision alone. Raises the refusal; nothing is recorded, asked or opened."""
         session = None if request.session is None else self.registry.find_session(request.session)
-        analysis = await self.parser.analyse(request.argv, request.script, request.stdin, streamed=request.stdin_stream)
+        analysis = await deciding.analysed(self, peer, request)
         admission = deciding.admit(self, peer, session, request, analysis)
         return {
             "dry_run": True,

@@ -245,7 +245,7 @@ def sed(call: Call) -> Flow | None:
     for w in call.words[1:]:
         for found in re.finditer(r"(?:^|[;\n}/gpI])w\s+(\S+)", w):
             places.note(call, found[1], writes=True)
-        for found in re.finditer(r"(?:^|[;\n}])\s*(?:\d+|\$|/[^/]*/)?(?:,\S+)?\s*e\s+([^\n]+)", w):
+        for found in re.finditer(r"(?:^|[;\n}])[ \t]*(?:(?:\d+|\$|/[^/]*/)(?:,\S+)?[ \t]*)?e\s+([^\n]+)", w):
             call.shell(found[1], "sed e")
         if re.search(r"^(?:\d+|/[^/]*/)?s(.).*\1.*\1[gpiI0-9]*e[gpiI]*$", w, re.DOTALL) and w != "-E":
             parts = w.split(w[w.index("s") + 1])

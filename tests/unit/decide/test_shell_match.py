@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from supervisor.decide.shell.analyse import analyse_argv, analyse_script
 from supervisor.decide.shell.match import first
+from supervisor.decide.shell.model import Analysis, Command
 from supervisor.parser.shfmt import Shfmt
 
 if TYPE_CHECKING:
@@ -125,3 +127,30 @@ def test_a_hit_shows_the_command_with_what_is_not_known(shfmt: Shfmt) -> None:
     hit = first(("rm -rf",), analyse_script("rm -rf 'a b' \"$x\"", shfmt.parse))
     assert hit is not None
     assert hit.command == "rm -rf 'a b' …"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "argv"),
+    [
+        ("chmod -R 777", ("chmod", "-R", "u" * 40_000 + "+" + "r" * 40_000, "x")),
+        ("DROP TABLE", ("psql", "-c", "a " + "/*!" * 30_000)),
+        ("DROP TABLE", ("psql", "-c", "a /*!" + "1" * 90_000)),
+        ("DROP TABLE", ("psql", "-c", "a */ " + "/*" * 40_000)),
+    ],
+)
+def test_no_command_is_matched_in_the_square_of_its_length(pattern: str, argv: tuple[str, ...]) -> None:
+    """It is done in main, where everybody waits: each of these took minutes."""
+    found = Analysis((Command(argv, "", 0, 1, (), None),))
+    began = time.process_time()
+    assert first((pattern,), found) is None
+    assert time.process_time() - began < 2
+
+
+def test_a_phrase_in_the_comments_of_a_database_is_found_and_one_beside_them_too() -> None:
+    for text in (
+        "/*!50000 DROP */ TABLE x",
+        "DROP/* */TABLE x",
+        "/* */ DROP /**/ TABLE x /* open",
+        "/*! DROP TABLE x */",
+    ):
+        assert first(("DROP TABLE",), Analysis((Command(("mysql", "-e", text), "", 0, 1, (), None),)))

@@ -15,7 +15,7 @@ import pytest_asyncio
 from supervisor.decide.shell.analyse import analyse_argv, needs_parser
 from supervisor.decide.shell.model import Analysis
 from supervisor.parser import client as clients
-from supervisor.parser import process
+from supervisor.parser import process, turns
 from supervisor.parser.client import ParserClient
 from supervisor.policy.words import MAX_SCRIPT
 from supervisor.wire import framing
@@ -337,12 +337,13 @@ async def test_a_client_that_gave_up_leaves_nothing(against) -> None:
 
 
 async def test_more_questions_than_may_wait_are_answered_at_once(against, monkeypatch) -> None:
-    monkeypatch.setattr(clients, "MOST_WAITING", 1)
+    monkeypatch.setattr(turns, "MOST", 1)
     client, _ = against(silent)
-    waiting = asyncio.ensure_future(client.analyse(None, "x"))
+    waiting = [asyncio.ensure_future(client.analyse(None, text, asker=n)) for n, text in enumerate("xy")]
     await asyncio.sleep(0)
-    assert (await client.analyse(None, "y")).error == "the parser is busy"
-    waiting.cancel()
+    assert (await client.analyse(None, "z", asker=9)).error == "the parser is busy"
+    for one in waiting:
+        one.cancel()
 
 
 @pytest.mark.parametrize("body", [{}, {"commands": 1}, {**clear(w.Parse(1, None, "", None)), "risks": [["x"]]}])
