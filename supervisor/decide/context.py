@@ -73,13 +73,24 @@ def matches(match: Match, facts: Mapping[str, str]) -> bool:
     return True
 
 
+def _may_state(granted: Mapping[str, tuple[str, ...]], name: str, value: str) -> bool:
+    patterns = granted.get(name) or granted.get("*", ())
+    return name not in SPECIAL and any(label_matches(value, pattern) for pattern in patterns)
+
+
+def credible(caller: Caller, labels: Mapping[str, str]) -> dict[str, str]:
+    """Those of the labels that this caller may state: what the others say of a refused request counts for nothing."""
+    granted = dict(caller.labels)
+    return {name: value for name, value in labels.items() if _may_state(granted, name, value)}
+
+
 def check_stated(caller: Caller, labels: Mapping[str, str]) -> None:
     """Raises Denied for a label that the caller may not state, or does not and must."""
     if labels:
         granted = dict(caller.labels)
         for name, value in labels.items():
-            patterns = granted.get(name) or granted.get("*", ())
-            if name in SPECIAL or not any(label_matches(value, pattern) for pattern in patterns):
+            if not _may_state(granted, name, value):
+                patterns = granted.get(name) or granted.get("*", ())
                 raise errors.Denied(
                     f"this caller may not state the label {name} = {value[:64]!r}",
                     field=f"labels.{name}",

@@ -21,6 +21,7 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = OrderedDict()  # by caller; first is next
         self._taken = False
+        self._last: int | None = None  # who has, or had, the turn
 
     def full(self, asker: int) -> bool:
         """Whether one more question of this caller is one too many."""
@@ -40,7 +41,7 @@ class Turns:
                 else:  # it was given away at the same moment
                     self._next()
                 raise
-        self._taken = True
+        self._taken, self._last = True, asker
         try:
             yield
         finally:
@@ -54,6 +55,8 @@ class Turns:
                 del self._waiting[asker]
 
     def _next(self) -> None:
+        if self._last is not None and self._last in self._waiting:  # others come first, whenever they came
+            self._waiting.move_to_end(self._last)
         while self._waiting:
             asker, own = self._waiting.popitem(last=False)
             turn = own.popleft()

@@ -18,6 +18,7 @@ from supervisor.decide.admission import admit_run
 from supervisor.decide.asking import sensitive
 from supervisor.decide.bounds import Who, agent_key
 from supervisor.decide.callers import called, find_caller, second_person
+from supervisor.decide.context import credible
 from supervisor.errors import ApprovalRequired, Conflict, Denied, StockadeError
 from supervisor.runs import alerting, sessions
 from supervisor.runs.meters import failure
@@ -227,11 +228,16 @@ def noted(room: Supervisor, peer: Peer, request: RunRequest, refusal: StockadeEr
 
 
 def _who(room: Supervisor, peer: Peer, request: RunRequest) -> Who:
-    """Whose a request is that was refused. Raises CallerUnknown, NotFound."""
+    """Whose a request is that was refused. Raises CallerUnknown, NotFound.
+
+    Labels that policy does not let this caller state name nobody: else whoever is refused for them could fill the book
+    of counters, which is one for all callers.
+    """
     session = None if request.session is None else room.registry.find_session(request.session)
-    labels = request.labels if session is None else {**request.labels, **session.labels}
+    caller = find_caller(room.serving.snapshot, peer)[1]
+    labels = credible(caller, request.labels) | (dict(session.labels) if session is not None else {})
     return Who(
-        called(peer, find_caller(room.serving.snapshot, peer)[1]),
+        called(peer, caller),
         labels.get("agent", ""),
         labels.get("user", ""),
         labels.get("channel", ""),

@@ -169,3 +169,17 @@ async def test_rules_that_took_part_are_noted_as_used(worlds) -> None:
     used = {key for key, (name, _) in rules._entries.items() if rules._rules[name][0]}
     assert {"contexts[0]", "callers[0]", "profiles.shell", "autonomy.blocked_commands[0]"} <= used
     assert "profiles.other" not in used
+
+
+async def test_labels_that_may_not_be_stated_fill_no_book(worlds) -> None:
+    """It is one for all callers: who is refused for each of a million labels would take it from everybody."""
+    only = {1000: {"labels": (("agent", ("good*",)),)}}
+    world = await serving(worlds, breaker=s.Breaker(failures=50, source="p:3"), of=only)
+    for n in range(20):
+        with pytest.raises(errors.Denied):
+            await world.run("true", labels={"agent": f"bad{n}"})
+    with pytest.raises(errors.Denied):
+        await world.run("touch", "x", labels={"agent": "good", "user": "bad"})
+    states = {agent: state.failures for agent, state in world.supervisor.meters.book.breakers.items()}
+    assert states == {"uid:1000/": 20, "uid:1000/good": 1}
+    await nothing_left(world)
