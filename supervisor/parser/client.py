@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 KEPT = 1024  # analyses
+KEPT_SIZE = 8192  # characters of what was found, roughly: loops make much of little
 KEPT_TEXT = 2048  # characters of a command that is kept; longer ones are seldom sent twice
 LOCAL = 512  # characters of a command that is looked at here: what is longer may take long, and everybody waits
 PATIENCE = 5.0  # seconds; the parser itself gives up earlier
@@ -82,7 +83,7 @@ class ParserClient:
             return Analysis(parsed=False, error=f"longer than {MAX_SCRIPT} characters")
         else:
             found = _streamed(await self._in_turn(asker, words, script, fed))
-        if found.parsed and size + len(fed or "") <= KEPT_TEXT:
+        if found.parsed and size + len(fed or "") <= KEPT_TEXT and _weight(found) <= KEPT_SIZE:
             self._kept[what] = found
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -146,6 +147,13 @@ class ParserClient:
         self._callbacks.clear()
         if not self._lost:
             self._end()
+
+
+def _weight(found: Analysis) -> int:
+    """What an analysis takes, as if every part of it took as much as some 200 characters."""
+    words = sum(len(word or "") for command in found.commands for word in command.words)
+    fed = sum(len(command.stdin or "") for command in found.commands)
+    return words + fed + 200 * (len(found.commands) + len(found.paths) + len(found.risks) + len(found.scripts))
 
 
 def _streamed(found: Analysis) -> Analysis:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def kind(path: str) -> Kind:
     try:
         head = os.pread(fd, _HEAD, 0)
         if head.startswith(b"#!"):
-            line = head[2:_LINE].split(b"\n", 1)[0].decode("utf-8", "surrogateescape")
+            line = re.split(rb"[\n\0]", head[2:_LINE], maxsplit=1)[0].decode("utf-8", "surrogateescape")
             return Kind(elf=False, loader="", line=tuple(line.split(maxsplit=1)))
         if not head.startswith(b"\x7fELF"):
             return NOTHING
@@ -69,5 +70,5 @@ def _loader(fd: int, head: bytes) -> str:
         place, _, _, length = struct.unpack_from(
             f"{order}QQQQ" if wide else f"{order}IIII", table, at + (8 if wide else 4)
         )
-        return os.pread(fd, min(length, _HEAD), place).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return os.pread(fd, min(length, _HEAD), place).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
     return ""

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from supervisor.decide.shell.analyse import analyse_argv
-from supervisor.decide.shell.model import Analysis
+from supervisor.decide.shell.model import Analysis, Command
 from supervisor.parser import client as clients
 from supervisor.parser import process, turns
 from supervisor.parser.client import ParserClient
@@ -129,3 +129,19 @@ def test_what_is_looked_at_in_main_takes_no_time(program: str, text: str) -> Non
     began = time.process_time()
     analyse_argv(argv)
     assert time.process_time() - began < 0.2
+
+
+async def test_much_that_was_found_in_a_short_text_is_not_kept(against) -> None:
+    """A thousand such texts of a client would take hundreds of megabytes of main."""
+    asked: list[str] = []
+    few = Analysis((Command(("x", "y"), "", 0, 1, (), None),)).to_json()
+    much = Analysis(tuple(Command(("x" * 1500, str(n)), "", 0, 1, (), None) for n in range(60))).to_json()
+
+    def answer(question: w.Parse) -> dict[str, object]:
+        asked.append(question.script or "")
+        return much if question.script == "much" else few
+
+    client = against(answer)
+    for text in ("much", "few") * 2:
+        assert (await client.analyse(None, text)).parsed
+    assert asked == ["much", "few", "much"]

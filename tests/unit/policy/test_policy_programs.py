@@ -281,6 +281,15 @@ def test_a_head_with_absurd_numbers_is_no_loader(tmp_path: Path) -> None:
     assert elf.kind(str(image)).loader == ""
 
 
+def test_a_loader_or_line_with_a_nul_ends_there_as_it_does_for_the_kernel(tmp_path: Path) -> None:
+    """No path holds one: looking for such a file would end the load of the policy without a word about why."""
+    image = _image(tmp_path / "x", wide=True, order="<")
+    image.write_bytes(image.read_bytes().replace(b"/lib/ld.so", b"/lib/\0d.so"))
+    assert elf.kind(str(image)).loader == "/lib/"
+    (tmp_path / "y").write_bytes(b"#!/bin/sh\0 -x\n")
+    assert elf.kind(str(tmp_path / "y")).line == ("/bin/sh",)
+
+
 def test_a_static_program_has_no_loader_and_a_real_one_its_own(tmp_path: Path) -> None:
     assert elf.kind(shutil.which("sort") or "").loader.startswith("/lib")
     with pytest.raises(OSError, match="No such file"):
