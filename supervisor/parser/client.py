@@ -24,6 +24,7 @@ KEPT_SIZE = 8192  # characters of what was found, roughly: loops make much of li
 KEPT_TEXT = 2048  # characters of a command that is kept; longer ones are seldom sent twice
 LOCAL = 512  # characters of a command that is looked at here: what is longer may take long, and everybody waits
 PATIENCE = 5.0  # seconds; the parser itself gives up earlier
+WHOLE = 20.0  # seconds for an answer with the wait for a turn: ten others that take all their time
 UNSEEN = "stockade-input-that-nobody-has-seen\n"  # stands for it: a program that would run it, runs what comes
 
 
@@ -92,8 +93,11 @@ class ParserClient:
     async def _in_turn(self, asker: int, argv: Sequence[str], script: str | None, stdin: str | None) -> Analysis:
         if self._turns.full(asker):
             return Analysis(parsed=False, error="the parser is busy")
-        async with self._turns.turn(asker):
-            return await self._ask(argv, script, stdin)
+        try:
+            async with asyncio.timeout(WHOLE), self._turns.turn(asker):
+                return await self._ask(argv, script, stdin)
+        except TimeoutError:
+            return Analysis(parsed=False, error="the parser is busy")
 
     async def _ask(self, argv: Sequence[str], script: str | None, stdin: str | None) -> Analysis:
         if self._lost:

@@ -145,3 +145,21 @@ async def test_much_that_was_found_in_a_short_text_is_not_kept(against) -> None:
     for text in ("much", "few") * 2:
         assert (await client.analyse(None, text)).parsed
     assert asked == ["much", "few", "much"]
+
+
+async def test_nobody_waits_for_a_turn_without_end(against, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def never(_: w.Parse) -> dict[str, object]:
+        go.wait(10)
+        return Analysis().to_json()
+
+    client = against(never)
+    first = asyncio.ensure_future(client.analyse(None, "first", asker=1))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(clients, "WHOLE", 0.01)
+    assert (await client.analyse(None, "second", asker=2)).error == "the parser is busy"
+    go.set()
+    assert (await first).parsed
+    monkeypatch.undo()
+    assert (await client.analyse(None, "third", asker=2)).parsed
