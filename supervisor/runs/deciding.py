@@ -19,6 +19,7 @@ from supervisor.decide.asking import sensitive
 from supervisor.decide.bounds import Who, agent_key
 from supervisor.decide.callers import called, find_caller, second_person
 from supervisor.decide.context import credible
+from supervisor.decide.shell import environment
 from supervisor.errors import ApprovalRequired, Conflict, Denied, StockadeError
 from supervisor.runs import alerting, sessions
 from supervisor.runs.meters import failure
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from supervisor.wire.messages import StartRun
 
     Notice = Callable[[dict[str, Any]], None] | None
+
+_SHOWN = 400  # characters of a variable
+_MOST = 32  # variables
 
 
 @dataclass(slots=True)
@@ -84,9 +88,14 @@ def _watched(
 
 async def analysed(room: Supervisor, peer: Peer, request: RunRequest) -> Analysis:
     """What the command looks like it does. Waits at most for one question of each other caller at the parser."""
-    return await room.parser.analyse(
+    found = await room.parser.analyse(
         request.argv, request.script, request.stdin, streamed=request.stdin_stream, asker=peer.uid
     )
+    set_to = environment.settings(request.env)
+    if not set_to:
+        return found
+    words = environment.carrier(set_to)
+    return environment.beside(found, set_to, await room.parser.analyse(words, None, asker=peer.uid))
 
 
 async def _placed(
@@ -282,6 +291,8 @@ class _Asking:
         marks = [{"start": r.start, "end": r.end, "detail": r.detail} for r in admission.reasons if r.start >= 0]
         self._what = gate.what_of(self._target, session=self._session, marks=marks, files=files)
         self._what |= {"autonomy": admission.autonomy, "notes": list(admission.notes)}
+        if obeyed := environment.settings(request.env):
+            self._what["env"] = [setting[:_SHOWN] for setting in obeyed[:_MOST]]
 
     async def grant(self, wait_ms: int, notice: Notice) -> Grant:
         """One use of a grant for it. Raises as gate.obtain()."""

@@ -192,6 +192,25 @@ def test_a_yes_is_for_exactly_what_was_asked(daemon: Daemon, workspace: Path, ch
     assert not (workspace / "asked").exists()
 
 
+def test_a_variable_that_a_shell_obeys_is_asked_about_and_shown(daemon: Daemon, workspace: Path) -> None:
+    (workspace / "first").write_text("touch ran")
+    said = {"argv": ["bash", "-c", "true"], "env": {"BASH_ENV": "./first", "TOKEN": "secret"}}
+    ident = asked(post_run(daemon, workspace, **said))
+    shown = daemon.request("GET", f"/v1/approvals/{ident}").json["what"]
+    assert (shown["env"], shown["env_names"]) == (["BASH_ENV=./first"], ["BASH_ENV", "TOKEN"])
+    assert not (workspace / "ran").exists()
+    answer(daemon, ident)
+    assert post_run(daemon, workspace, **said).status == 200
+    assert (workspace / "ran").exists()
+
+
+def test_a_blocked_command_in_a_variable_is_denied(daemon: Daemon, workspace: Path) -> None:
+    reply = post_run(daemon, workspace, "git", "fetch", env={"GIT_SSH_COMMAND": "sh -c 'rm -rf /; true'"})
+    assert (reply.status, reply.json["code"]) == (403, "denied")
+    assert reply.json["rule"].startswith("autonomy.blocked_commands[")
+    assert post_run(daemon, workspace, "git", "--version", env={"GIT_SSH_COMMAND": "ssh -v"}).status == 200
+
+
 def test_a_yes_for_several_times_is_used_up(daemon: Daemon, workspace: Path) -> None:
     answer(daemon, asked(post_run(daemon, workspace, "touch", "asked")), scope="times", times=2)
     statuses = [post_run(daemon, workspace, "touch", "asked").status for _ in range(3)]

@@ -60,6 +60,8 @@ _RUN_BY_OTHERS = re.compile(
 )
 
 
+_OBEYED = frozenset(("PATH", "BASH_ENV", "ENV", "BASH_ALIASES", "BASH_CMDS", "HISTFILE", "HISTSIZE", "HISTFILESIZE"))
+
 # Programs that belong to the system; anything else that is run by its path is a file that somebody may look at.
 _INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
 
@@ -298,6 +300,11 @@ def _named(kind: str, said: str) -> Callable[[Call], None]:
         call.risk(kind, f"{call.name} {said}")
 
     return found
+
+
+def obeyed(name: str) -> bool:
+    """Whether variable() has something to say of a variable of this name, whatever it is set to."""
+    return name in _OBEYED or bool(_MEDDLES.match(name) or _RUN_BY_OTHERS.match(name))
 
 
 def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, int], *, alone: bool) -> None:
