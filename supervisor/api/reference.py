@@ -60,9 +60,10 @@ curl --unix-socket /run/stockade/api.sock http://localhost/v1/approvals/apr-…/
 ```
 
 Once it is approved, the same request again is carried out; a run that says `"wait_approval": "10m"` waits by itself. A
-yes is bound to exactly what was shown (`target`): command, directory, names of variables, policy, and the contents of
-the scripts that the command names. Nobody answers a question of their own. A no, and silence until `expires`, is a 403
-with the code `approval_denied`.
+yes is bound to exactly what was asked (`target`): command, directory, labels, reasons, policy, the contents of the
+scripts that the command names, and what variables are set to. Shown of those are the names, and the values of the ones
+that the loader, a shell or a well-known program obeys (`env`). Nobody answers a question of their own. A no, and
+silence until `expires`, is a 403 with the code `approval_denied`.
 
 Where the caller's role takes one-time codes (RFC 6238), what is privileged wants one in the header `X-Stockade-Code`:
 without, or with one that is wrong or was used before, the answer is a 403 with the code `step_up_required`.
