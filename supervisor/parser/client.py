@@ -67,9 +67,10 @@ class ParserClient:
         given = stdin is not None or streamed
         reads = given and (script is not None or any(is_interpreter(word) for word in words))  # `env sh` does, too
         fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
-        if len(stdin or b"") > MAX_SCRIPT and (reads or any(family(base(word)) in SQL_CLIENTS for word in words)):
+        long = len(stdin or b"") > MAX_SCRIPT
+        if long and script is None and (reads or any(family(base(word)) in SQL_CLIENTS for word in words)):
             return Analysis(parsed=False, error=f"what is fed to it is longer than {MAX_SCRIPT} bytes")
-        if streamed and reads:
+        if reads and (streamed or long):  # whether a script takes commands from it is up to the script
             fed = UNSEEN
         what = (script if script is not None else words, fed)
         found = self._kept.get(what)

@@ -111,7 +111,7 @@ def test_the_table_of_docs_architecture(service: tuple[Daemon, dict[str, int]]) 
         found = status(pid)
         print(name, *(f"{k}={' '.join(found[k].split())}" for k in SHOWN))
         print("    ", dict(sorted(descriptors(pid).items())))
-    assert set(pids) == {"main", "launcher", "forge", "auditor", "leader", "child"}
+    assert set(pids) == {"main", "launcher", "forge", "auditor", "parser", "leader", "child"}
 
 
 @pytest.mark.parametrize(("name", "user"), [("main", "stockade"), ("auditor", "stockade-audit")])

@@ -288,6 +288,18 @@ async def test_what_is_fed_to_a_shell_is_looked_at_and_a_stream_is_not_known(arg
     assert made.status() == 0
 
 
+async def test_long_input_of_a_script_counts_only_where_commands_are_taken_from_it() -> None:
+    made = Child()
+    client = ParserClient(made.main, asyncio.get_running_loop())
+    long = b"x" * (MAX_SCRIPT + 1)
+    stored = await client.analyse(None, "cat > got; wc -c < got", long)
+    assert (stored.parsed, stored.risks) == (True, ())
+    run = await client.analyse(None, "cd x && sh", long)
+    assert "dynamic" in [r.kind for r in run.risks]
+    client.close()
+    assert made.status() == 0
+
+
 async def test_what_is_fed_to_a_program_that_only_reads_it_is_no_command(against) -> None:
     client, parser = against()
     assert [c.words for c in (await client.analyse(("cat", "-n"), None, b"rm -rf /\n")).commands] == [("cat", "-n")]
