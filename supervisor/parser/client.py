@@ -67,10 +67,16 @@ class ParserClient:
         given = stdin is not None or streamed
         reads = given and (script is not None or any(is_interpreter(word) for word in words))  # `env sh` does, too
         fed = None if stdin is None else stdin[:MAX_SCRIPT].decode("utf-8", "replace").replace("\0", "")
-        long = len(stdin or b"") > MAX_SCRIPT
-        if long and script is None and (reads or any(family(base(word)) in SQL_CLIENTS for word in words)):
-            return Analysis(parsed=False, error=f"what is fed to it is longer than {MAX_SCRIPT} bytes")
-        if reads and (streamed or long):  # whether a script takes commands from it is up to the script
+        if len(stdin or b"") > MAX_SCRIPT:
+            unread = f"what is fed to it is longer than {MAX_SCRIPT} bytes"
+            if script is not None:  # whether it takes commands from that is up to the script, as with a stream
+                unfed = await self.analyse(None, script, streamed=True, asker=asker)
+                names = [command.words[0] for command in unfed.commands]
+                fed_sql = any(name is None or family(base(name)) in SQL_CLIENTS for name in names)
+                return replace(unfed, parsed=False, error=unread) if fed_sql else unfed
+            if reads or any(family(base(word)) in SQL_CLIENTS for word in words):
+                return Analysis(parsed=False, error=unread)
+        if streamed and reads:
             fed = UNSEEN
         what = (script if script is not None else words, fed)
         found = self._kept.get(what)

@@ -296,6 +296,9 @@ async def test_long_input_of_a_script_counts_only_where_commands_are_taken_from_
     assert (stored.parsed, stored.risks) == (True, ())
     run = await client.analyse(None, "cd x && sh", long)
     assert "dynamic" in [r.kind for r in run.risks]
+    for script in ("cd x && psql", "$DATABASE_CLIENT"):
+        assert not (await client.analyse(None, script, long)).parsed, "nobody has read what a database is told"
+        assert (await client.analyse(None, script, b"select 1;")).parsed
     client.close()
     assert made.status() == 0
 
