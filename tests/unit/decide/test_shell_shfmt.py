@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -153,8 +154,10 @@ def test_several_threads_parse_at_once(shfmt: Shfmt) -> None:
 def test_nothing_of_ours_is_open_or_set_in_the_parser(tmp_path: Path) -> None:
     """An empty environment, three descriptors, the root as its directory, no core, little memory."""
     seen = tmp_path / "seen"
-    fd = os.open(tmp_path, os.O_RDONLY)
-    os.set_inheritable(fd, True)
+    opened = os.open(tmp_path, os.O_RDONLY)
+    fd = fcntl.fcntl(opened, fcntl.F_DUPFD, 100)  # inheritable, and no number that the shell takes for itself (10, 11)
+    os.close(opened)
+    assert os.get_inheritable(fd)
     body = f"{{ cat /proc/self/environ | tr '\\0' '\\n'; ls /proc/$$/fd; pwd; ulimit -c; ulimit -d; }} >{seen}; cat"
     with Shfmt(program(tmp_path, body), seconds=5) as parser, pytest.raises(ShellSyntaxError):
         parser.parse("ls")
