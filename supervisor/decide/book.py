@@ -67,8 +67,10 @@ class Book:
 
     def __len__(self) -> int:
         """How many counters there are."""
-        windows = sum(map(len, self.windows.values()))
-        return windows + len(self.day) + len(self.sessions) + len(self.breakers) + self._repeated
+        found = self._repeated + len(self.day.spent) + len(self.sessions) + len(self.breakers)
+        for window in self.windows.values():
+            found += len(window.counts) + len(window.before)
+        return found
 
     def plan(self, snapshot: Snapshot) -> Plan:
         if self._known is not snapshot:

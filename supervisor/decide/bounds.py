@@ -104,6 +104,7 @@ class Plan:
     alerts: tuple[AlertBound, ...]
     scopes: tuple[str, ...]  # of all of them
     counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
+    walls: tuple[BudgetBound, ...]  # the budgets of run time
     charged: tuple[str, ...]  # scopes of which each run is charged to the day
     in_session: bool  # whether there are budgets of sessions
     breaker: bool
@@ -139,4 +140,5 @@ def plan_of(snapshot: Snapshot) -> Plan:
     needs = len(counted) + len(charged) + in_session + 2 * breaker + 2 * len(alerts)
     scopes = tuple(dict.fromkeys((*(r.scope for r in rates), *charged)))
     idle = not (rates or budgets or breaker or alerts)
-    return Plan(rates, budgets, alerts, scopes, counted, charged, in_session, breaker, needs, idle)
+    walls = tuple(b for b in budgets if RESOURCES[b.resource][0] == "wall")
+    return Plan(rates, budgets, alerts, scopes, counted, walls, charged, in_session, breaker, needs, idle)

@@ -83,7 +83,15 @@ def _arguments(argv: tuple[str, ...]) -> int:
         raise errors.InvalidRequest("argv names no program", field="argv[0]", allowed="a program's name or path")
     if len(argv) > MAX_ARGS:
         raise errors.TooLarge(f"argv has {len(argv)} entries", field="argv", allowed=f"{MAX_ARGS} entries", hint=_LONG)
-    return sum([text(f"argv[{i}]", a) for i, a in enumerate(argv)])
+    try:
+        joined = "\n".join(argv)
+        size = len(joined.encode()) + 1
+    except (TypeError, UnicodeEncodeError):
+        pass
+    else:
+        if size <= MAX_TEXT and "\0" not in joined:
+            return size
+    return sum([text(f"argv[{i}]", a) for i, a in enumerate(argv)])  # which one it is, and where
 
 
 def _environment(env: Mapping[str, str]) -> int:

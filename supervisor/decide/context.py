@@ -67,15 +67,14 @@ def matches(match: Match, facts: Mapping[str, str]) -> bool:
     """Whether every name has a value that one of its patterns matches. What was not stated counts as empty text."""
     for name, patterns in match:
         value = facts.get(name, "")
-        names = zone_matches if name == "zone" else label_matches
-        if not any(names(value, pattern) for pattern in patterns):
+        if not (zone_matches if name == "zone" else label_matches)(value, patterns):
             return False
     return True
 
 
 def _may_state(granted: Mapping[str, tuple[str, ...]], name: str, value: str) -> bool:
     patterns = granted.get(name) or granted.get("*", ())
-    return name not in SPECIAL and any(label_matches(value, pattern) for pattern in patterns)
+    return name not in SPECIAL and label_matches(value, patterns)
 
 
 def credible(caller: Caller, labels: Mapping[str, str]) -> dict[str, str]:

@@ -124,17 +124,12 @@ def wall_left(snapshot: Snapshot, who: Who, session: str, book: Book, now: float
     book.roll(int(now * 1000))
     plan = book.plan(snapshot)
     names = named(plan, who)
-    found = [
-        max(0, budget.most - _spent(budget, names, session, book)) // budget.unit
-        for budget in plan.budgets
-        if RESOURCES[budget.resource][0] == "wall"
-    ]
-    return min(found) if found else None
+    return min([max(0, wall.most - _spent(wall, names, session, book)) // wall.unit for wall in plan.walls], default=None)
 
 
 def narrowed(snapshot: Snapshot, who: Who, session: str, book: Book, limits: Limits, now: float) -> Limits:
     """The limits with the deadline at what a wall budget leaves, at least 1 ms."""
-    if not book.plan(snapshot).budgets:
+    if not book.plan(snapshot).walls:
         return limits
     left = wall_left(snapshot, who, session, book, now)
     if left is None or (limits.timeout_ms and limits.timeout_ms <= left):

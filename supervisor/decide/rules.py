@@ -37,9 +37,7 @@ def apply(
     """
     asked: list[Reason] = []
     for n, rule in enumerate(snapshot.rules):
-        if not any(permission_matches(pattern, permission) for pattern in rule.permissions):
-            continue
-        if not matches(rule.match, facts):
+        if not _concerns(rule.permissions, permission) or not matches(rule.match, facts):
             continue
         lacking = unmet(rule, facts, now, audit_ok=audit_ok)
         key = f"rules[{n}] {rule.name}"
@@ -88,6 +86,11 @@ def unmet(rule: Rule, facts: Mapping[str, str], now: float, *, audit_ok: bool) -
             said = f"the label {name} is {facts[name][:64]!r}" if facts.get(name) else f"the label {name} is missing"
             return f"labels.{name}", said, f"{name}: {', '.join(patterns)}"
     return None
+
+
+@lru_cache(maxsize=512)
+def _concerns(patterns: tuple[str, ...], permission: str) -> bool:
+    return any(permission_matches(pattern, permission) for pattern in patterns)
 
 
 @lru_cache(maxsize=64)

@@ -125,6 +125,3 @@ class Daily:
 
     def until_midnight(self, now: int) -> int:
         return max(1, (self.at + 1) * DAY - now)
-
-    def __len__(self) -> int:
-        return len(self.spent)

@@ -38,21 +38,23 @@ def secret_part(path: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _text(glob: str) -> re.Pattern[str]:
-    out = ""
-    for char in glob:
-        out += {"*": ".*", "?": "."}.get(char) or re.escape(char)
-    return re.compile(out, re.DOTALL)
+def _texts(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """One pattern for all of them: what policy names together is asked about together."""
+    one = {"*": ".*", "?": "."}
+    each = [f"(?:{''.join([one.get(char) or re.escape(char) for char in glob])})" for glob in globs]
+    return re.compile("|".join(each) or "(?!)", re.DOTALL)
 
 
-def label_matches(text: str, pattern: str) -> bool:
-    """Whether a pattern of labels (`*` any text, `?` any character, case counts) names a text."""
-    return pattern == text or pattern == "*" or _text(pattern).fullmatch(text) is not None
+def label_matches(text: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns of labels (`*` any text, `?` any character, case counts) names a text."""
+    return _texts(patterns).fullmatch(text) is not None
 
 
-def zone_matches(zone: str, pattern: str) -> bool:
-    """Whether a pattern names a trust zone. A number names that zone and every less trusted one.
+def zone_matches(zone: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns names a trust zone. A number names that zone and every less trusted one.
 
     So a label that puts a request into a lower zone is no way past what is said of a higher one.
     """
-    return zone <= pattern if pattern.isdigit() and zone else label_matches(zone, pattern)
+    if zone and any(pattern.isdigit() and zone <= pattern for pattern in patterns):
+        return True
+    return label_matches(zone, tuple([p for p in patterns if not (p.isdigit() and zone)]))

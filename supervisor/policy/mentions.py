@@ -108,7 +108,7 @@ def _matching(match: Patterns, known: Known) -> Iterator[Wrong]:
         if name not in there:
             continue
         for n, pattern in enumerate(patterns):
-            if not any(label_matches(value, pattern) for value in there[name]):
+            if not any(label_matches(value, (pattern,)) for value in there[name]):
                 names = list(dict.fromkeys(there[name]))
                 said = f"no {name} is {shown(pattern)}, so this never matches"
                 yield ("match", name, n), said, "one of " + ", ".join(names), close(pattern, names)

@@ -68,12 +68,13 @@ def first(patterns: tuple[str, ...], analysis: Analysis) -> Hit | None:
         if word is None:
             continue
         name = base(word)
-        candidates = _candidates(by_program, name)
-        if candidates:
-            read = _read(family(name), command)
-            for index, pattern in candidates:
-                if (best is None or index < best.index) and _matches(pattern, name, word, read):
-                    best = _hit(index, pattern, command)
+        read: _Read | None = None
+        for index, pattern in _candidates(by_program, name):
+            if (best is not None and index >= best.index) or not _may_match(pattern, command.words):
+                continue
+            read = read or _read(family(name), command)
+            if _matches(pattern, name, word, read):
+                best = _hit(index, pattern, command)
         if sql and family(name) in SQL_CLIENTS:
             for index, pattern in sql:
                 if (best is None or index < best.index) and _says(pattern, command):
@@ -187,6 +188,11 @@ def _read(name: str, command: Command) -> _Read:
         if forced:
             found = found._replace(flags=found.flags | {"f"})
     return found
+
+
+def _may_match(pattern: _Pattern, words: tuple[str | None, ...]) -> bool:
+    """Whether a subcommand is among the words at all, before they are sorted; send-pack is read as push."""
+    return not pattern.subcommands or pattern.subcommands[0] in words or "send-pack" in words
 
 
 def _matches(pattern: _Pattern, name: str, word: str, read: _Read) -> bool:

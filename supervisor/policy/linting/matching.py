@@ -83,7 +83,7 @@ def _matches(snapshot: Snapshot, key: str, match: Match, source: str) -> Iterato
         if name == "zone":
             yield from _zones(snapshot, place, patterns, source)
         elif name == "role":
-            if not any(label_matches(c.role, p) for c in snapshot.callers for p in patterns):
+            if not any(label_matches(c.role, patterns) for c in snapshot.callers):
                 yield warn(source, place, "it never matches: no caller has such a role", "the role of a caller")
         elif name == "caller":
             shapes = [
@@ -110,7 +110,7 @@ def _zones(snapshot: Snapshot, place: str, patterns: tuple[str, ...], source: st
     lowered = {c.zone for c in snapshot.contexts if c.zone is not None}
     reachable = {caller.zone for caller in snapshot.callers}
     reachable |= {min(zone, low) for zone in reachable for low in lowered}
-    if not any(zone_matches(str(zone), pattern) for zone in reachable for pattern in patterns):
+    if not any(zone_matches(str(zone), patterns) for zone in reachable):
         shown = ", ".join(str(z) for z in sorted(reachable)) or "none"
         yield warn(source, place, "it never matches: no request is in such a zone", f"one of the zones {shown}")
 
@@ -129,7 +129,7 @@ def _can_match(caller: Caller, match: Match) -> bool:
 
 def _even_unstated(patterns: tuple[str, ...]) -> bool:
     """What was not stated counts as empty text."""
-    return any(label_matches("", pattern) for pattern in patterns)
+    return label_matches("", patterns)
 
 
 @lru_cache(maxsize=4096)
@@ -142,9 +142,9 @@ def _meets(one: str, other: str) -> bool:
     """Whether some text is named by both."""
     a, b = _stem(one), _stem(other)
     if a == one:
-        return label_matches(one, other)
+        return label_matches(one, (other,))
     if b == other:
-        return label_matches(other, one)
+        return label_matches(other, (one,))
     if not (a.startswith(b) or b.startswith(a)):
         return False
     return meets(label_glob(one), label_glob(other))
@@ -154,7 +154,7 @@ def _contains(outer: str, inner: str) -> bool:
     """Whether every text that `inner` names is named by `outer`. False when that is not provable."""
     a, b = _stem(outer), _stem(inner)
     if b == inner:
-        return label_matches(inner, outer)
+        return label_matches(inner, (outer,))
     if a == outer or not b.startswith(a):
         return False
     return outer in ("*", inner) or contains(label_glob(outer), label_glob(inner))
