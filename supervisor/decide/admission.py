@@ -92,7 +92,7 @@ def admit_session(
     Raises Denied, WorkspaceRefused, InvalidRequest, ProfileRefused, LimitReached, Stopped or Conflict.
     """
     found = _place(snapshot, refused, peer, request, request.workspace, "shell", state, trace)
-    found.left = meters.check(snapshot, found.who, "", state.book, state.now)
+    found.left = meters.check(snapshot, found.who, "", state.book, state.now).left
     if not found.reasons:
         return found
     if not answerable(snapshot, peer, found.context.caller):
@@ -325,10 +325,10 @@ def _judged(
     if reasons and not answerable(snapshot, peer, caller):
         raise _nobody(reasons[0])
     within = "" if session is None else session.id
-    left = meters.check(snapshot, found.who, within, state.book, state.now)
-    limits = meters.narrowed(snapshot, found.who, within, state.book, found.limits, state.now)
+    left, wall = meters.check(snapshot, found.who, within, state.book, state.now)
     found.verdict = "ask" if reasons else "allow"
-    found.limits, found.left, found.waits = limits, left, _full(snapshot, found.who, state)
+    found.limits, found.left = meters.narrowed(found.limits, wall), left
+    found.waits = _full(snapshot, found.who, state)
     found.reasons, found.notes = tuple(reasons), tuple(notes)
     found.readonly, found.network = readonly, network
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.decide.windows import DAY, HOUR, MINUTE
 
@@ -22,8 +22,7 @@ _LETTERS = {
 _LONG = 64  # characters of a label; a longer one is counted under its beginning and its SHA-256
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
+class Who(NamedTuple):
     """Whose request it is: the caller as the kernel named it ("uid:1000", "unit:x.service"), the rest as labels."""
 
     caller: str
@@ -104,7 +103,7 @@ class Plan:
     alerts: tuple[AlertBound, ...]
     scopes: tuple[str, ...]  # of all of them
     counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
-    walls: tuple[BudgetBound, ...]  # the budgets of run time
+    stops: tuple[AlertBound, ...]  # those of the alerts that stop an agent
     charged: tuple[str, ...]  # scopes of which each run is charged to the day
     in_session: bool  # whether there are budgets of sessions
     breaker: bool
@@ -140,5 +139,5 @@ def plan_of(snapshot: Snapshot) -> Plan:
     needs = len(counted) + len(charged) + in_session + 2 * breaker + 2 * len(alerts)
     scopes = tuple(dict.fromkeys((*(r.scope for r in rates), *charged)))
     idle = not (rates or budgets or breaker or alerts)
-    walls = tuple(b for b in budgets if RESOURCES[b.resource][0] == "wall")
-    return Plan(rates, budgets, alerts, scopes, counted, walls, charged, in_session, breaker, needs, idle)
+    stops = tuple(bound for bound in alerts if bound.action == "stop")
+    return Plan(rates, budgets, alerts, scopes, counted, stops, charged, in_session, breaker, needs, idle)

@@ -5,8 +5,7 @@ A caller states labels (channel, agent, user …) as far as policy lets it; [[co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor import errors
 from supervisor.decide.callers import called
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 Match = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Patterns:
+class Patterns(NamedTuple):
     """Command patterns and the entry of policy that they come from."""
 
     patterns: tuple[str, ...]
@@ -33,11 +31,10 @@ class Patterns:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """A caller with the labels of one request. `narrowed` names the entries that took part, for the answer."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # into the snapshot's callers; nobody looks for a place in a Context
     caller: Caller
     who: str  # decide.callers.called()
     labels: Mapping[str, str]
@@ -172,8 +169,7 @@ def _narrowed(snapshot: Snapshot, c: Context, tool: str, trace: Trace | None) ->
             asked.append(Patterns(entry.approval_patterns, f"{rule}.approval_patterns", entry.source))
     if not matched:
         return c
-    return replace(
-        c,
+    return c._replace(
         zone=zone,
         autonomy=level,
         profiles=profiles,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from supervisor.decide import breaker
 from supervisor.decide.book import MAX_COUNTERS, Book
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from supervisor.policy.snapshot import Limits, Snapshot
 
 __all__ = [
-    "MAX_COUNTERS", "Book", "Spent", "Who", "agent_key", "asked", "check", "keys", "narrowed", "usage", "wall_left",
+    "MAX_COUNTERS", "Book", "Room", "Spent", "Who", "agent_key", "asked", "check", "keys", "narrowed", "usage",
 ]  # fmt: skip
 
 Left = tuple[tuple[str, int], ...]  # (rule, how much): actions; ms of cpu and wall; bytes; processes
@@ -44,10 +44,21 @@ Bound = RateBound | BudgetBound | AlertBound
 
 _NAMES = {"cpu": "ms of CPU time", "wall": "ms of run time", "written": "bytes written", "processes": "processes"}
 SHOWN, SCANNED = 1000, 100_000
+_WALL = [name for name, _ in RESOURCES].index("wall")
 _RETRY_ROOM = 60.0  # seconds: the shortest windows are over then
 
 
-def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> Left:
+class Room(NamedTuple):
+    """What a request that begins now leaves of each bound, and of the narrowest budget of run time, in ms."""
+
+    left: Left = ()
+    wall: int | None = None
+
+
+_ALL = Room()
+
+
+def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> Room:
     """What is left of each bound. `session` is the id of the session, "" for one that is opened for this request.
 
     Raises LimitReached with rule, source, allowed, retry_after (seconds, exact, when nothing else begins until then)
@@ -55,13 +66,14 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
     """
     plan = book.plan(snapshot)
     if plan.idle:
-        return ()
+        return _ALL
     at = int(now * 1000)
     book.roll(at)
     if plan.breaker and (state := book.breakers.get(agent_key(who))) is not None:
         breaker.admit(state, snapshot.breaker, at)
     names = named(plan, who)
     left: list[tuple[str, int]] = []
+    wall: int | None = None
     worst: tuple[float, Bound] | None = None
     for rate in plan.rates:
         key, window = names[rate.scope], book.windows[rate.span]
@@ -77,10 +89,11 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
             wait = float("inf") if budget.session else book.day.until_midnight(at)
             if worst is None or wait > worst[0]:
                 worst = wait, budget
-        left.append((budget.rule, max(0, more) // budget.unit))
-    for alert in plan.alerts:
-        if alert.action != "stop":
-            continue
+        more = max(0, more) // budget.unit
+        left.append((budget.rule, more))
+        if budget.resource == _WALL and (wall is None or more < wall):
+            wall = more
+    for alert in plan.stops:
         key, window = alert_key(alert.scope, agent_key(who)), book.windows[HOUR]
         more = alert.most - window.used(key, at)
         if more <= 0 and (worst is None or window.wait(key, alert.most, at) > worst[0]):
@@ -98,7 +111,7 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
             hint="state fewer different agents, users and channels; counters of a minute and an hour go by themselves",
             retry_after=_RETRY_ROOM,
         )
-    return tuple(left)
+    return Room(tuple(left), wall)
 
 
 def asked(snapshot: Snapshot, who: Who, book: Book, now: float) -> tuple[Reason, ...]:
@@ -119,22 +132,11 @@ def most_of(alert: AlertBound) -> str:
     return f"{alert.most} {what} in one hour"
 
 
-def wall_left(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) -> int | None:
-    """Milliseconds of run time that the narrowest budget leaves; None is no such budget."""
-    book.roll(int(now * 1000))
-    plan = book.plan(snapshot)
-    names = named(plan, who)
-    return min([max(0, wall.most - _spent(wall, names, session, book)) // wall.unit for wall in plan.walls], default=None)
-
-
-def narrowed(snapshot: Snapshot, who: Who, session: str, book: Book, limits: Limits, now: float) -> Limits:
-    """The limits with the deadline at what a wall budget leaves, at least 1 ms."""
-    if not book.plan(snapshot).walls:
+def narrowed(limits: Limits, wall: int | None) -> Limits:
+    """The limits with the deadline at what a wall budget leaves (ms, None is no budget), at least 1 ms."""
+    if wall is None or (limits.timeout_ms and limits.timeout_ms <= wall):
         return limits
-    left = wall_left(snapshot, who, session, book, now)
-    if left is None or (limits.timeout_ms and limits.timeout_ms <= left):
-        return limits
-    return replace(limits, timeout_ms=max(1, left))
+    return replace(limits, timeout_ms=max(1, wall))
 
 
 def usage(snapshot: Snapshot, caller: str, book: Book, now: float) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor import errors
 from supervisor.policy.words import TOOLS
@@ -16,8 +15,7 @@ SERVED = ("shell",)  # what this version can carry out
 _SWITCHES = {"shell": "shell_enabled", "browser": "browser_enabled"}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Whether a tool may be used, and by which key of policy (at FILE:LINE) that is so."""
 
     tool: str

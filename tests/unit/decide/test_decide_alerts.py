@@ -23,7 +23,7 @@ from tests.unit.decide.samples import caller, peer, request, snapshot
 
 NOW = 1_790_000_000_000 // DAY * DAY / 1000  # a midnight, Unix seconds
 WHO = Who("uid:1000", "planner", tool="shell")
-OTHER = replace(WHO, agent="other")
+OTHER = WHO._replace(agent="other")
 SOURCE = "policy.toml:9"
 
 
@@ -147,23 +147,23 @@ def test_why_says_the_bound_and_that_it_is_for_a_person_to_weigh(action: str, ve
 
 def test_a_full_book_counts_nobody_new_and_lets_nobody_new_begin() -> None:
     desk = Desk(policy("tell", failed_per_hour=1, sensitive_per_hour=1), bound=4)
-    assert check(desk.snapshot, WHO, "", desk.book, desk.now) == ()
+    assert check(desk.snapshot, WHO, "", desk.book, desk.now).left == ()
     assert desk.alarm() + desk.alarm(SENSITIVE) == [1, 1]
     assert len(desk.book) == 4
-    assert check(desk.snapshot, WHO, "", desk.book, desk.now) == (), "its counters are there"
+    assert check(desk.snapshot, WHO, "", desk.book, desk.now).left == (), "its counters are there"
     assert desk.alarm(who=OTHER) == [0]
     assert len(desk.book) == 4
     with pytest.raises(LimitReached) as refusal:
         check(desk.snapshot, OTHER, "", desk.book, desk.now)
     assert refusal.value.rule == "counters"
     desk.now += 2 * HOUR / 1000
-    assert check(desk.snapshot, OTHER, "", desk.book, desk.now) == ()
+    assert check(desk.snapshot, OTHER, "", desk.book, desk.now).left == ()
 
 
 def test_usage_has_the_counts_of_a_callers_agents_and_no_marks() -> None:
     desk = Desk(policy("ask", failed_per_hour=2))
     desk.alarm(times=3)
-    desk.alarm(who=replace(WHO, caller="uid:2000"))
+    desk.alarm(who=WHO._replace(caller="uid:2000"))
     assert usage(desk.snapshot, "uid:1000", desk.book, desk.now)["alerts"] == [
         {
             "rule": "alerts.failed_per_hour", "source": SOURCE, "scope": "agent", "of": of, "allowed": 2, "used": used,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,9 @@ from supervisor.decide.windows import DAY, HOUR, MINUTE
 from supervisor.errors import LimitReached
 from supervisor.policy.snapshot import Breaker, Budget, Rate, Snapshot
 from tests.unit.decide.samples import LIMITS, snapshot
+
+if TYPE_CHECKING:
+    from supervisor.policy.snapshot import Limits
 
 NOW = 1_790_000_000_000 // DAY * DAY / 1000  # a midnight, Unix seconds
 WHO = Who("uid:1000", "planner", "ann", "discord", "shell")
@@ -46,7 +49,10 @@ class Desk:
         self.names = itertools.count()
 
     def check(self, who: Who = WHO, session: str = "ses-1") -> dict[str, int]:
-        return dict(check(self.snapshot, who, session, self.book, self.now))
+        return dict(check(self.snapshot, who, session, self.book, self.now).left)
+
+    def narrowed(self, limits: Limits, session: str = "ses-1") -> Limits:
+        return meters.narrowed(limits, check(self.snapshot, WHO, session, self.book, self.now).wall)
 
     def begin(self, who: Who = WHO, session: str = "ses-1", what: str = "", timeout_ms: int = 0) -> str:
         self.check(who, session)
@@ -94,10 +100,10 @@ def test_asking_does_not_count() -> None:
 
 @pytest.mark.parametrize(("scope", "other"), [
     ("caller", Who("uid:1001", "planner", "ann", "discord", "shell")),
-    ("agent", replace(WHO, agent="other")),
-    ("user", replace(WHO, user="bob")),
-    ("channel", replace(WHO, channel="slack")),
-    ("tool", replace(WHO, tool="file")),
+    ("agent", WHO._replace(agent="other")),
+    ("user", WHO._replace(user="bob")),
+    ("channel", WHO._replace(channel="slack")),
+    ("tool", WHO._replace(tool="file")),
 ])  # fmt: skip
 def test_each_scope_counts_for_itself(scope: str, other: Who) -> None:
     desk = Desk(policy(rate(scope, minute=1)))
@@ -109,7 +115,7 @@ def test_each_scope_counts_for_itself(scope: str, other: Who) -> None:
 def test_the_same_label_of_another_caller_is_somebody_else() -> None:
     desk = Desk(policy(rate("agent", minute=1)))
     desk.begin()
-    assert desk.check(replace(WHO, caller="uid:2000")) == {"rates[0].per_minute": 0}
+    assert desk.check(WHO._replace(caller="uid:2000")) == {"rates[0].per_minute": 0}
 
 
 def test_requests_without_the_label_count_as_one() -> None:
@@ -205,14 +211,14 @@ def test_a_session_that_is_closed_leaves_nothing() -> None:
 
 def test_the_deadline_is_what_the_narrowest_wall_budget_leaves() -> None:
     desk = Desk(policy(budgets=(budget(wall_ms=90_000), budget("session", wall_ms=50_000))))
-    narrowed = meters.narrowed(desk.snapshot, WHO, "ses-1", desk.book, LIMITS, desk.now)
-    assert narrowed == replace(LIMITS, timeout_ms=50_000)
+    assert desk.narrowed(LIMITS) == replace(LIMITS, timeout_ms=50_000)
     endless = replace(LIMITS, timeout_ms=0)
     desk.end(desk.begin(), wall_us=49_999_999)
-    assert meters.narrowed(desk.snapshot, WHO, "ses-1", desk.book, endless, desk.now).timeout_ms == 1
+    assert desk.narrowed(endless).timeout_ms == 1
+    assert desk.narrowed(LIMITS).timeout_ms == 1
     short = replace(LIMITS, timeout_ms=40_000)
-    assert meters.narrowed(desk.snapshot, WHO, "ses-2", desk.book, short, desk.now) is short
-    assert meters.narrowed(policy(), WHO, "ses-1", desk.book, LIMITS, desk.now) is LIMITS
+    assert desk.narrowed(short, "ses-2") is short
+    assert Desk(policy()).narrowed(LIMITS) is LIMITS
 
 
 def test_an_agent_that_fails_is_stopped_and_one_run_tries() -> None:
@@ -220,7 +226,7 @@ def test_an_agent_that_fails_is_stopped_and_one_run_tries() -> None:
     for _ in range(2):
         desk.end(desk.begin(), failed=True)
     assert desk.refused().rule == "breaker"
-    assert desk.check(replace(WHO, agent="other")) == {}
+    assert desk.check(WHO._replace(agent="other")) == {}
     desk.now += 1
     trial = desk.begin()
     desk.refused()
@@ -256,20 +262,20 @@ def test_as_many_commands_of_an_agent_are_watched_as_there_is_room_for() -> None
 def test_at_the_bound_a_new_counter_is_refused_and_an_old_one_goes_on() -> None:
     desk = Desk(policy(rate(minute=100)), bound=10)
     for i in range(10):
-        desk.begin(replace(WHO, agent=f"a{i}"))
-    told = desk.refused(replace(WHO, agent="one more"))
+        desk.begin(WHO._replace(agent=f"a{i}"))
+    told = desk.refused(WHO._replace(agent="one more"))
     assert told.rule == "counters"
     assert told.allowed is not None
     assert told.allowed.startswith("10 counters")
-    assert desk.check(replace(WHO, agent="a3"))
+    assert desk.check(WHO._replace(agent="a3"))
     desk.now += 120
-    assert desk.check(replace(WHO, agent="one more")), "what is over was dropped"
+    assert desk.check(WHO._replace(agent="one more")), "what is over was dropped"
 
 
 def test_denials_at_the_bound_add_nothing() -> None:
     desk = Desk(policy(breaker=Breaker(failures=5)), bound=3)
     for i in range(10):
-        desk.book.denied(desk.snapshot, replace(WHO, agent=f"a{i}"), desk.at)
+        desk.book.denied(desk.snapshot, WHO._replace(agent=f"a{i}"), desk.at)
     assert len(desk.book) == 3
 
 
@@ -285,8 +291,8 @@ def test_idle_breakers_are_forgotten_after_a_day() -> None:
 def test_usage_names_what_every_agent_of_a_caller_used() -> None:
     desk = Desk(policy(rate("agent", minute=5), rate("caller", hour=9), budgets=(budget(cpu_ms=10),)))
     desk.end(desk.begin(), cpu_us=4000)
-    desk.begin(replace(WHO, agent="other"))
-    desk.begin(replace(WHO, caller="uid:2000"))
+    desk.begin(WHO._replace(agent="other"))
+    desk.begin(WHO._replace(caller="uid:2000"))
     found = meters.usage(desk.snapshot, "uid:1000", desk.book, desk.now)
     rows = {(r["rule"], r["of"]): (r["used"], r["left"]) for r in found["rates"]}
     assert rows == {

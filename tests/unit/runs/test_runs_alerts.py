@@ -178,6 +178,6 @@ async def test_counts_and_who_was_told_of_go_on_after_a_restart(tmp_path) -> Non
         await meters.save()
         left = {"alerts.failed_per_hour": 1, "alerts.sensitive_per_hour": 2}
         if len(found) == 1:
-            assert dict(check(policy, WHO, "", meters.book, NOW)) == left
+            assert dict(check(policy, WHO, "", meters.book, NOW).left) == left
         await store.close()
     assert found == [(0, 0), (2, 0), (0, 3)], "each is told once"

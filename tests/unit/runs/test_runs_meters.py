@@ -49,7 +49,7 @@ class Desk:
         self.open_runs = 0  # that load() found
 
     def left(self, snap: Snapshot, who: Who = WHO, session: str = "ses-1") -> dict[str, int]:
-        return dict(check(snap, who, session, self.meters.book, self.clock()))
+        return dict(check(snap, who, session, self.meters.book, self.clock()).left)
 
     async def run(self, snap: Snapshot, who: Who = WHO, *, failed: bool | None = False, **usage: Any) -> None:
         run = await self.begin(snap, who)
@@ -185,7 +185,7 @@ async def test_rows_of_windows_that_are_over_go(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock, bound=100_000) as desk:
         for i in range(2 * tally.PURGED):
-            desk.meters.opened(RATES, replace(WHO, agent=f"a{i}"))
+            desk.meters.opened(RATES, WHO._replace(agent=f"a{i}"))
         await desk.meters.flush()
         assert await desk.rows("rates") == 6 * tally.PURGED
         clock.now += 2 * 86_400
@@ -204,7 +204,7 @@ async def test_a_clock_that_is_set_back_loses_no_counts_and_holds_nobody_for_lon
         clock.now -= 5000
         with pytest.raises(LimitReached):
             desk.left(RATES)
-        desk.meters.opened(RATES, replace(WHO, agent="other"))
+        desk.meters.opened(RATES, WHO._replace(agent="other"))
         await desk.meters.flush()
     async with opened(tmp_path, clock) as desk:
         with pytest.raises(LimitReached):
@@ -242,7 +242,7 @@ async def test_what_the_disk_refused_is_written_with_the_next_change(tmp_path: P
         with pytest.raises(Unavailable):
             await desk.begin(BUDGETS)
         await desk.store.write(lambda c: c.set_authorizer(None))
-        await desk.run(BUDGETS, replace(WHO, agent="other"))
+        await desk.run(BUDGETS, WHO._replace(agent="other"))
     async with opened(tmp_path, clock) as desk:
         assert desk.open_runs == 1  # the one whose begin was refused, never ended here
         assert desk.left(BUDGETS)["budgets[0].cpu"] == 9000
@@ -263,7 +263,7 @@ async def test_breakers_are_listed_told_and_reset(tmp_path: Path) -> None:
         desk.meters.on_breaker(told.append)
         await desk.run(BREAKER, failed=True)
         desk.meters.denied(BREAKER, WHO)
-        desk.meters.denied(BREAKER, replace(WHO, agent="other"))
+        desk.meters.denied(BREAKER, WHO._replace(agent="other"))
         listed = desk.meters.breakers()
         assert [(b["key"], b["state"], b["failures"]) for b in listed] == [
             (AGENT, "open", 1), ("uid:1000/other", "closed", 1),

@@ -161,7 +161,7 @@ try:
     told = check(policy, Who("uid:1000", "one more"), "", book, now)
 except LimitReached as e:
     told = e.as_dict()
-known = check(policy, Who("uid:1000", "agent-00000007"), "", book, now)
+known = check(policy, Who("uid:1000", "agent-00000007"), "", book, now).left
 print(json.dumps({"counters": len(book), "each": each, "told": told, "known": known}))
 """
 
