@@ -21,11 +21,14 @@ prevent, in the kernel. So everything here errs towards saying what it saw, and 
     readers.py    shells and interpreters: whatever reads a text as a program
     inline.py     what code handed to python, perl, awk and so on starts
     starters.py   env, xargs, find, ssh and so on: programs that start others
-    tools.py      the same of git, make, tar, docker and so on
+    git.py        the same of git
+    tools.py      the same of make, tar, docker and so on
     options.py    how arguments are told apart
     programs.py   tables of well-known programs and of their options
 
     risks.py      signs of danger in one command
     services.py   the same in what talks to other hosts, clouds, containers
+    admin.py      the same in what administers a machine: network, services, packages, databases
+    variables.py  variables that programs obey
     places.py     the paths that a command names, and which of them are dangerous
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.decide.shell import builtins as b
-from supervisor.decide.shell import calls, readers, tools
+from supervisor.decide.shell import calls, git, readers, tools
 from supervisor.decide.shell import starters as s
 from supervisor.decide.shell.flow import EMPTY, Flow
 from supervisor.decide.shell.limits import TooMuch
@@ -46,6 +46,7 @@ calls.STARTS.update(
         **dict.fromkeys(("nc", "ncat", "netcat", "socat"), tools.netcat),
         **dict.fromkeys(("rsync", "scp", "sftp"), tools.remote_shell),
         **dict.fromkeys(("make", "gmake"), tools.make),
+        "cmake": tools.cmake,
         **dict.fromkeys(("at", "batch"), tools.stdin_script),
         **dict.fromkeys(
             ("hyperfine", "nix-shell", "nix", "capsh", "tmux", "screen", "zip", "split", "sort", "man", "less",
@@ -58,7 +59,7 @@ calls.STARTS.update(
         **dict.fromkeys(("source", "."), b.source),
         "ld.so": s.loader,
         "env": s.env, "xargs": s.xargs, "find": s.find, "fd": s.fd, "fdfind": s.fd, "parallel": s.parallel,
-        "sed": s.sed, "git": tools.git, "tar": tools.tar, "ip": tools.namespace, "start-stop-daemon": tools.daemon,
+        "sed": s.sed, "git": git.git, "tar": tools.tar, "ip": tools.namespace, "start-stop-daemon": tools.daemon,
         "eval": b.evaluate, "trap": b.trap, "alias": b.alias, "unalias": b.unalias, "unset": b.unset,
         "set": b.setting, "shift": b.shift, "printf": b.prints, "hash": b.hashed,
         "enable": b.enable, "mapfile": b.bound, "readarray": b.bound,

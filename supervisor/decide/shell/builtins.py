@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import places, risks
+from supervisor.decide.shell import places, risks, variables
 from supervisor.decide.shell.calls import contents, formatted
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, shown, unknown
@@ -145,7 +145,7 @@ def declares(call: Call) -> Flow | None:
         name, equals, value = w.partition("=")
         if equals and name.isidentifier():
             call.scope.vars[name] = value if call.scope.sure else ANY
-            risks.variable(call.walk, name, value, call.scope, call.span, alone=True)
+            variables.variable(call.walk, name, value, call.scope, call.span, alone=True)
     return EMPTY
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import places, risks
+from supervisor.decide.shell import places, risks, variables
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.limits import MAX_STEPS, TooMuch
 from supervisor.decide.shell.marks import ANY, SUBST, UNSET, unknown
@@ -129,9 +129,20 @@ def simple(
     started = STARTS.get(call.name)
     if started is None and call.name.startswith("git-"):
         call.run(["git", call.name[4:], *words[1:]], "git")
-    followed = started(call) if started is not None else None
+    followed = started(call) if started is not None else _own_program(call) if "/" in first else None
     flow = _output(call) if followed is None else followed
     return captured(walk, flow, redirects) if redirects else flow
+
+
+def _own_program(call: Call) -> Flow | None:
+    """A program that the script itself wrote: execve(2) gives it to what its first line names, a shell else."""
+    path = call.words[0]
+    text = call.walk.written.get(path.removeprefix("./"))
+    if not text:
+        return None
+    line = text.partition("\n")[0]
+    named = line[2:].split(maxsplit=1) if line.startswith("#!") else []
+    return call.run([*(named or ["sh"]), *call.words], path)
 
 
 STARTS: dict[
@@ -316,4 +327,4 @@ def assigned(walk: Walk, assigns: Sequence[Assigned], scope: Scope, span: tuple[
     """Variables that other programs run, load or obey."""
     for name, value, _ in assigns:
         if isinstance(value, str):
-            risks.variable(walk, name, value, scope, span, alone=alone)
+            variables.variable(walk, name, value, scope, span, alone=alone)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell.model import Analysis
-from supervisor.decide.shell.risks import obeyed
+from supervisor.decide.shell.variables import obeyed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

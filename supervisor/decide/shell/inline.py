@@ -46,15 +46,18 @@ _FETCHED = re.compile(
     r"\b(?:exec|eval|compile|system|Function|instance_eval|loadstring|load)\b[\s\S]{0,200}"
     r"(?:urlopen|urlretrieve|requests\.get|httpx\.get|LWP::|\bget\s*\(?\s*.https?:"
     r"|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http|https?\.get|open-uri)"
+    r"|require\s*\(\s*.https?.\s*\)\s*\.\s*(?:get|request)\b[\s\S]{0,400}\b(?:exec|eval|Function)\b"
     r"|(?:urlopen|urlretrieve|requests\.get|httpx\.get|Net::HTTP|URI\.open|fetch\s*\(|file_get_contents\s*\(\s*.http)[\s\S]{0,400}"
     r"\b(?:exec|eval|instance_eval|os\.system|subprocess)\b"
 )
 _SHELL_OUT = re.compile(
     r"(?:socket|Socket|TCPSocket|net\.connect|net\.Socket|fsockopen|INET)[\s\S]*(?:dup2|/bin/(?:ba|z|da|a)?sh|pty\.spawn|\bexec\b|cmd\.exe|subprocess|STDIN)"
 )
+_GAWK_NET = re.compile(r"/inet[46]?/(?:tcp|udp)/[\s\S]*(?:\|&|\bgetline\b|\bsystem\b)")
 _SETUID = re.compile(r"\bset(?:re|res)?uid\s*\(\s*0|\$<\s*=\s*0|\$>\s*=\s*0|Process::Sys\.setuid|posix_setuid")
 _FORKS = re.compile(
-    r"while\s*(?:\(?\s*(?:1|True|true)\s*\)?)\s*:?\s*(?:\{\s*)?(?:os\.)?fork|fork\s+while\s+fork|loop\s*\{\s*fork"
+    r"while\s*(?:\(?\s*(?:1|True|true)\s*\)?)\s*:?\s*(?:\{\s*)?(?:os\.)?fork|fork\s+while\s+(?:fork|1|true)\b"
+    r"|loop\s*(?:\{|do)\s*fork"
 )
 _MEMORY = re.compile(r"memfd_create|ctypes[\s\S]*(?:execve|syscall)|\bsyscall\s*\(?\s*\(?\s*(?:319|59|221)")
 _WRITES = re.compile(r"\bopen\s*\(\s*" + _STRING + r"\s*,\s*['\"][wa]|writeFile(?:Sync)?\s*\(\s*" + _STRING)
@@ -124,7 +127,7 @@ def signs(code: str) -> list[tuple[str, str]]:
         out.append(("evasion", "code that runs decoded text"))
     if _FETCHED.search(code):
         out.append(("remote_code", "code that runs what it fetched"))
-    if _SHELL_OUT.search(code):
+    if _SHELL_OUT.search(code) or ("/inet" in code and _GAWK_NET.search(code)):
         out += [("remote_code", "code that ties a shell to the network"), ("exfiltration", "a shell to the network")]
     if _SETUID.search(code):
         out.append(("privilege", "code that becomes root"))

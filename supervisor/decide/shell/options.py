@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from supervisor.decide.shell.marks import collapsed, known
 
 
@@ -54,3 +56,11 @@ def letters(words: list[str]) -> set[str]:
 
 def operands(words: list[str]) -> list[str]:
     return [w for i, w in enumerate(words) if i and (w[:1] != "-" or "--" in words[:i])]
+
+
+def split(text: str) -> list[str]:
+    """A text as words, also where its quotes do not end."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()

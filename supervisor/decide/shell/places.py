@@ -7,7 +7,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from supervisor.decide.shell.marks import UNSET, collapsed, unknown
+from supervisor.decide.shell.marks import UNSET, collapsed, shown, unknown
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
@@ -80,6 +80,10 @@ _SYSTEM = re.compile(
     r"(?:/(?:bin|sbin|lib|lib64|local|share|log|cache|spool|mail|www))?$"
 )
 _ROOT_GLOB = re.compile(r"^/[^/]*[*?\[]")
+_LOGS = re.compile(
+    r"^/var/log/(?:(?:auth|kern|daemon|user|mail|cron|fail2ban|dpkg|audit)\.log|syslog|messages|secure|wtmp|btmp|lastlog"
+    r"|faillog|audit/|journal/|stockade/)"
+)
 _HOOK = re.compile(r"/hooks/(?:pre|post|commit|update|applypatch|prepare)[\w-]*$")
 _PATH = re.compile(r"[\s\"'`;|&<>(){}$\\,]|://")
 _HARMLESS = re.compile(r"^/dev/(?:null|stdin|stdout|stderr|tty|zero|u?random|full|fd/.*|shm(?:/.*)?)$")
@@ -226,6 +230,10 @@ def note(call: Call, path: str, *, writes: bool) -> None:
 
 def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes: bool, reader: bool = True) -> None:
     """Notes one path, and what is dangerous about naming it."""
+    if path.startswith(("/dev/tcp/", "/dev/udp/")):
+        walk.risk("exfiltration", f"{shown(path)} is a connection to the network", span)
+        walk.connected = True
+        return
     if unknown(path):
         # What is behind an unknown part still tells: $HOME2/.ssh/id_rsa
         tail = re.split("[\ufdd0-\ufdd2]", path)[-1]
@@ -237,10 +245,6 @@ def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes
     if _HARMLESS.match(path):
         return
     full = normal(path, scope.cwd)
-    if path.startswith(("/dev/tcp/", "/dev/udp/")):
-        walk.risk("exfiltration", f"{path} is a connection to the network", span)
-        walk.connected = True
-        return
     walk.path(path, span, writes=writes)
     if SECRET.search(full) or _may_be_secret(full) or (reader and not writes and _SECRET_READ.search(full)):
         walk.risk("secrets", f"{path} holds secrets", span)
@@ -250,6 +254,8 @@ def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes
         return
     if LATER.search(full):
         walk.risk("persistence", f"{path} is run or obeyed later", span)
+    if _LOGS.match(full):
+        walk.risk("evasion", f"{path} is a log of the system", span)
     if DEVICE.match(full):
         walk.risk("destructive", f"{path} is a device", span)
     elif re.match(r"^/(?:etc|boot|usr|bin|sbin|lib|sys|proc)(?:32|64)?(?:/|$)", full):

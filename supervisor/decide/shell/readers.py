@@ -155,10 +155,11 @@ def file(call: Call, path: str) -> Flow | None:
         return UNKNOWN
     if call.name in ("vim", "vi", "nvim", "ed", "ex", "java", "sqlite3", "gdb", "emacs", "m4"):
         return None
-    if "." in path or "/" in path or path in call.walk.written:
+    own = path.removeprefix("./")
+    if "." in path or "/" in path or own in call.walk.written:
         call.walk.scripts[shown(path)] = None
         risks.ran_script(call, path)
-        text = call.walk.written.get(path)
+        text = call.walk.written.get(own)
         if text:
             code(call, text, f"{call.name} {path}")
     return None

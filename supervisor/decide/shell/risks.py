@@ -7,20 +7,19 @@ packages, resetting a branch) shows none.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from supervisor.decide.shell import admin, places, services
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import places, services
 from supervisor.decide.shell.marks import collapsed, shown, unknown
 from supervisor.decide.shell.options import letters, operands
-from supervisor.decide.shell.programs import base, is_interpreter
+from supervisor.decide.shell.programs import base
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from supervisor.decide.shell.calls import Call
-    from supervisor.decide.shell.scope import Scope
-    from supervisor.decide.shell.walk import Walk
 
 _DANGEROUS = re.compile(
     r"^(?:--no-preserve-root|--recursive|-[a-zA-Z]*[rR][a-zA-Z]*f[a-zA-Z]*|-[a-zA-Z]*f[a-zA-Z]*[rR][a-zA-Z]*|of=/dev/.*"
@@ -51,16 +50,14 @@ _DEVICES = frozenset(
      "cryptsetup", "dmsetup", "pvremove", "vgremove", "lvremove", "zpool", "badblocks", "mke2fs", "newfs", "dban",
      "nwipe"]
 )  # fmt: skip
-_MEDDLES = re.compile(r"^(?:LD_PRELOAD|LD_AUDIT|LD_LIBRARY_PATH|DYLD_INSERT_LIBRARIES)$")
-_RUN_BY_OTHERS = re.compile(
-    r"^(?:GIT_(?:SSH_COMMAND|SSH|EDITOR|SEQUENCE_EDITOR|PAGER|EXTERNAL_DIFF|ASKPASS|PROXY_COMMAND)|EDITOR|VISUAL|PAGER"
-    r"|MANPAGER|LESSOPEN|LESSCLOSE|PROMPT_COMMAND|PS[0124]|BROWSER|SSH_ASKPASS|SUDO_ASKPASS|RSYNC_RSH|CVS_RSH|SVN_SSH"
-    r"|FCEDIT|MAKEFLAGS|TAR_OPTIONS|PERL5OPT|RUBYOPT|NODE_OPTIONS|GIT_CONFIG_VALUE_\d+|CARGO_BUILD_RUSTC_WRAPPER"
-    r"|RUSTC_WRAPPER|GOFLAGS)$"
+# A directory that anybody may fill, and a name that is not meant to be seen.
+_HIDDEN = re.compile(r"/(?:tmp|var/tmp)/(?:[^/]+/)*\.[^/.]|/dev/shm/")
+# Names of files that are looked for, and texts that are, by whoever wants keys.
+_KEY_FILE = re.compile(
+    r"\*?(?:id_(?:rsa|dsa|ecdsa|ed25519)|_rsa|shadow|wallet\.dat|credentials|\.netrc|\.pgpass|\.git-credentials|\.htpasswd"
+    r"|[\w*]*\.(?:kdbx|p12|pfx|ppk|jks|keystore))\*?"
 )
-
-
-_OBEYED = frozenset(("PATH", "BASH_ENV", "ENV", "BASH_ALIASES", "BASH_CMDS", "HISTFILE", "HISTSIZE", "HISTFILESIZE"))
+_KEY_TEXT = re.compile(r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|aws_secret_access_key|gh[pousr]_|xox[abp]-", re.I)
 
 # Programs that belong to the system; anything else that is run by its path is a file that somebody may look at.
 _INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
@@ -106,16 +103,25 @@ def look(call: Call) -> None:
     if "/" in words[0] and not _INSTALLED.match(words[0]):
         call.walk.scripts[words[0]] = None
         ran_script(call, words[0])
+        if _HIDDEN.match(words[0]):
+            call.risk("evasion", f"{words[0]} is a program where nobody looks")
     for w in words:
         if len(w) > 8 and ("stratum" in w or "169.254.169.254" in w or "metadata.google" in w):
             services.addresses(call, w)
 
 
+# What one runs to build what one has fetched: what it does is no more than make(1) does, which nobody is asked about.
+_BUILDS = re.compile(r"configure|autogen\.sh|bootstrap(?:\.sh)?|gradlew|mvnw|waf|(?:build|make|test)\w*(?:\.sh)?")
+
+
 def ran_script(call: Call, path: str) -> None:
     """A file that a shell or interpreter is told to run."""
-    names = {path, path.removeprefix("./"), "./" + path}
-    if names & call.walk.downloaded or (call.walk.fetched and unknown(path)):
+    bare = path.removeprefix("./")
+    walk = call.walk
+    if bare in walk.downloaded or (walk.fetched and (unknown(path) or base(path) == "*")):
         call.risk("remote_code", f"{path} came over the network")
+    elif not _BUILDS.fullmatch(base(path)) and any(bare.startswith(d + "/") for d in walk.trees):
+        call.risk("remote_code", f"{path} came over the network with all that is beside it")
 
 
 def _rm(call: Call) -> None:
@@ -143,7 +149,7 @@ def _over(call: Call) -> None:
     for w in operands(call.words):
         if not unknown(w) and (places.vast(w) or w.startswith(("/etc/", "/usr/", "/boot/", "/var/", "~/"))):
             call.risk("destructive", f"{call.name} destroys {w}")
-    if call.name in ("shred", "srm", "wipe") and not operands(call.words):
+    if call.name in ("shred", "srm", "wipe") and not [w for w in operands(call.words) if not unknown(w)]:
         call.risk("destructive", f"{call.name} destroys files beyond repair")
 
 
@@ -261,6 +267,7 @@ def _linger(call: Call) -> None:
 def _npm(call: Call) -> None:
     if {"script-shell", "git", "node-options"} & set(call.words[3:4]) and call.words[1:3] == ["config", "set"]:
         call.risk("persistence", "npm runs another program from now on")
+    admin.installs(call)
 
 
 def _history(call: Call) -> None:
@@ -293,6 +300,25 @@ def _find(call: Call) -> None:
         re.fullmatch(r"[-/+]?(?:0?[46]000|u\+s|u=s|g=s)", w) for w in call.words
     ):
         call.risk("scanning", "looks for programs that run as their owner")
+    for option, w in pairwise(call.words):
+        if option in ("-name", "-iname", "-path", "-ipath", "-wholename") and _KEY_FILE.fullmatch(base(w)):
+            call.risk("secrets", f"looks for {w}")
+
+
+def _locate(call: Call) -> None:
+    for w in call.words[1:]:
+        if _KEY_FILE.fullmatch(base(w)):
+            call.risk("secrets", f"looks for {w}")
+
+
+def _search(call: Call) -> None:
+    if any(_KEY_TEXT.search(w) for w in call.words[1:]):
+        call.risk("secrets", "looks for keys in files")
+
+
+def _getent(call: Call) -> None:
+    if {"shadow", "gshadow"} & set(call.words[1:]):
+        call.risk("secrets", "reads the hashes of passwords")
 
 
 def _named(kind: str, said: str) -> Callable[[Call], None]:
@@ -300,33 +326,6 @@ def _named(kind: str, said: str) -> Callable[[Call], None]:
         call.risk(kind, f"{call.name} {said}")
 
     return found
-
-
-def obeyed(name: str) -> bool:
-    """Whether variable() has something to say of a variable of this name, whatever it is set to."""
-    return name in _OBEYED or bool(_MEDDLES.match(name) or _RUN_BY_OTHERS.match(name))
-
-
-def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, int], *, alone: bool) -> None:
-    """A variable that the loader, the shell or another program obeys."""
-    if _MEDDLES.match(name) and name != "LD_LIBRARY_PATH":
-        if value and not re.match(r"^(?:/usr|/lib|/opt)/", value):
-            walk.risk("evasion", f"{name} puts code into every program", span)
-    elif name in ("HISTFILE", "HISTSIZE", "HISTFILESIZE") and value in ("/dev/null", "0", ""):
-        walk.risk("evasion", "turns the history of commands off", span)
-    elif name in ("BASH_ENV", "ENV") and value:
-        walk.risk("evasion", f"{name} makes shells read something first", span)
-        if "/" in value or unknown(value):
-            walk.scripts[shown(value)] = None
-    elif name in ("BASH_ALIASES", "BASH_CMDS"):
-        walk.risk("evasion", "changes what names of commands mean", span)
-    elif _RUN_BY_OTHERS.match(name) and value and not unknown(value):
-        text = value.lstrip("|!")
-        if " " in text or "/" in text or is_interpreter(text):
-            inner = scope.copy()
-            walk.script(text.replace("%s", "file"), inner, span, name)
-    if name == "PATH" and not alone and value.startswith((".", "/tmp")):  # noqa: S108
-        walk.risk("evasion", "programs are looked for in a directory that anybody may fill", span)
 
 
 _BY_NAME: dict[str, Callable[[Call], None]] = {
@@ -338,6 +337,10 @@ _BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("userdel", "deluser", "groupdel"), _user),
     **dict.fromkeys(("update-rc.d", "chkconfig", "systemd-run", "at", "batch", "atd", "anacron", "launchctl"), _later),
     **services.BY_NAME,
+    **admin.BY_NAME,
+    **dict.fromkeys(("locate", "mlocate", "plocate", "fd", "fdfind"), _locate),
+    **dict.fromkeys(("grep", "egrep", "fgrep", "rg", "ag", "ack"), _search),
+    "getent": _getent,
     **dict.fromkeys(("shred", "truncate", "wipe", "srm"), _over),
     **dict.fromkeys(("cp", "ln", "install"), _renamed),
     "rm": _rm, "rmdir": _rm, "unlink": _rm, "dd": _dd, "mv": _mv, "chmod": _chmod, "kill": _kill,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places
-from supervisor.decide.shell.marks import unknown
-from supervisor.decide.shell.options import operands
+from supervisor.decide.shell.marks import SUBST, unknown
+from supervisor.decide.shell.options import operands, option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,8 @@ def _secret_printer(call: Call) -> None:
         text,
     ) and not (call.name == "kubectl" and "config view" in text and "--raw" not in call.words):
         call.risk("secrets", f"{' '.join(text.split()[:3])} prints secrets")
+    if re.match(r"aws s3 (?:cp|sync|mv) (?!s3://)\S+ s3://|(?:gcloud storage|az storage blob) (?:cp|upload)\b", text):
+        call.risk("exfiltration", f"{' '.join(text.split()[:3])} sends files to a cloud")
     _cloud(call, text)
 
 
@@ -91,6 +93,11 @@ def _git(call: Call) -> None:
         call.risk("destructive", "rewrites or deletes history")
     if "credential" in joined and re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
         call.risk("secrets", "prints stored passwords")
+    act, *given = [w for w in operands(call.words) if not unknown(w)] or [""]
+    if act == "clone" and given and ("://" in given[0] or "@" in given[0]):
+        call.walk.trees.add(_tree(given))
+    elif act == "push" and given and ("://" in given[0] or re.match(r"[\w.-]+@[\w.-]+:", given[0])):
+        call.risk("exfiltration", f"git sends the repository to {given[0]}")
     if _ELSEWHERE.search(joined):
         call.risk("persistence", "git runs hooks of another place from now on")
 
@@ -122,13 +129,19 @@ def _download(call: Call) -> None:
             if unknown(value):
                 call.walk.fetched = True
             call.walk.downloaded.add(value.removeprefix("./"))
+        elif (call.name in ("wget", "wget2") and re.match(r"-[a-zA-Z]*i|--input-file", w)) or (
+            call.name == "aria2c" and re.match(r"-i|--input-file", w)
+        ):
+            call.walk.fetched = True
         elif w.startswith(("--output=", "--output-document=", "-O/", "-o/")):
             call.walk.downloaded.add(w.split("=", 1)[1] if "=" in w else w[2:])
         elif "://" in w and (
             call.name in ("wget", "wget2", "aria2c", "axel")
             or any(x == "--remote-name" or re.fullmatch(r"-[a-zA-Z]*O[a-zA-Z]*", x) for x in words)
         ):
-            call.walk.downloaded.add(w.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
+            name = w.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+            into = option(words[1:], "-P", "--directory-prefix", "-d", "--dir", "--output-dir")
+            call.walk.downloaded.add(f"{into.rstrip('/')}/{name}".removeprefix("./") if into else name)
 
 
 def _netcat(call: Call) -> None:
@@ -149,7 +162,12 @@ def _netcat(call: Call) -> None:
 def _copy(call: Call) -> None:
     paths = operands(call.words)
     if len(paths) > 1 and any(re.match(r"[\w.@-]+:", w) for w in paths[:-1]):
-        call.walk.downloaded.add(paths[-1].removeprefix("./"))
+        into = paths[-1].removeprefix("./").rstrip("/")
+        call.walk.downloaded.add(into)
+        for w in paths[:-1]:  # into a directory, perhaps this one
+            name = re.split("[:/]", w.rstrip("/"))[-1]
+            call.walk.downloaded.add(name if into in (".", "") else f"{into}/{name}")
+            call.walk.trees.add(name if into in (".", "") else into)
     if call.name in ("scp", "rsync", "sftp") and re.search(
         r":", operands(call.words)[-1] if operands(call.words) else ""
     ):
@@ -158,6 +176,35 @@ def _copy(call: Call) -> None:
         target = operands(call.words)[-1:] or [""]
         if not unknown(target[0]) and places.vast(target[0], call.scope.cwd):
             call.risk("destructive", f"deletes what is in {target[0]}")
+
+
+def _fetched_file(call: Call) -> None:
+    """lwp-download URL FILE, ftp -o FILE URL."""
+    words = operands(call.words)
+    given = option(call.words[1:], "-o") if call.name == "ftp" else words[1] if len(words) > 1 else None
+    if given:
+        call.walk.downloaded.add(given.removeprefix("./"))
+
+
+def _svn(call: Call) -> None:
+    words = operands(call.words)
+    if words[:1] and words[0] in ("export", "checkout", "co") and len(words) > 1:
+        call.walk.trees.add(_tree(words[1:]))
+
+
+def _tree(given: list[str]) -> str:
+    """The directory that a repository's clone gets: the one named, else after the repository."""
+    name = given[1] if len(given) > 1 else re.split("[:/]", given[0].rstrip("/"))[-1].removesuffix(".git")
+    return name.removeprefix("./").rstrip("/")
+
+
+def _copies_key(call: Call) -> None:
+    call.risk("persistence", "ssh-copy-id lets a key in on another host")
+
+
+def _asks_names(call: Call) -> None:
+    if any(SUBST in w and re.search(r"\.[a-z]{2,}\.?$", w) for w in call.words[1:]):
+        call.risk("exfiltration", f"{call.name} sends what it found out as the name of a host")
 
 
 def _ssh(call: Call) -> None:
@@ -180,5 +227,8 @@ BY_NAME: dict[str, Callable[[Call], None]] = {
         ("gh", "gcloud", "aws", "az", "vault", "pass", "op", "security", "bw", "kubectl", "oc", "heroku", "secret-tool",
          "doppler"), _secret_printer,
     ),
+    **dict.fromkeys(("lwp-download", "ftp"), _fetched_file),
+    **dict.fromkeys(("dig", "nslookup", "host", "drill", "ping"), _asks_names),
+    "svn": _svn, "ssh-copy-id": _copies_key,
     "gpg": _gpg, "git": _git, "ssh": _ssh, "redis-cli": _redis,
 }  # fmt: skip

@@ -10,7 +10,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import places, risks
+from supervisor.decide.shell import places, variables
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, unknown
 from supervisor.decide.shell.options import operand, option
@@ -103,7 +103,7 @@ def env(call: Call) -> Flow | None:
         if _ASSIGNMENT.match(w):
             name, _, value = w.partition("=")
             assigns.append((name, value, {}))
-            risks.variable(call.walk, name, value, call.scope, call.span, alone=False)
+            variables.variable(call.walk, name, value, call.scope, call.span, alone=False)
         elif w[:1] == "-" and w != "--":
             takes = w in ("--unset", "--chdir") or re.fullmatch(r"-[iv0]*[uC]", w) is not None
             if takes and w[-1] in "Cr" and at + 1 < len(words):

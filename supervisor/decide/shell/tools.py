@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING
 
+from supervisor.decide.shell import places, risks
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
-from supervisor.decide.shell.marks import known
-from supervisor.decide.shell.options import operand, option
+from supervisor.decide.shell.marks import known, unknown
+from supervisor.decide.shell.options import operand, option, split
 from supervisor.decide.shell.programs import SUBCOMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from supervisor.decide.shell.calls import Call
 
-# Settings of git that are commands.
-_GIT_RUNS = re.compile(
-    r"^(?:core\.(?:sshcommand|editor|pager|askpass|fsmonitor|gitproxy|alternaterefscommand)|sequence\.editor|diff\.external"
-    r"|gpg(?:\.\w+)?\.program|pager\..*|(?:diff|merge|filter|difftool|mergetool|man|browser|guitool)\..*\.(?:command|driver|clean"
-    r"|smudge|process|cmd|textconv|path)|credential(?:\..*)?\.helper|uploadpack\.packobjectshook|trailer\..*\.(?:cmd|command)"
-    r"|interactive\.difffilter|remote\..*\.(?:uploadpack|receivepack|vcs|proxy)|sendemail\..*|instaweb\..*|receive\..*hook)$",
-    re.IGNORECASE,
-)
 _DOCKER_VALUES = frozenset(
     ["-a", "-c", "-e", "-h", "-l", "-m", "-p", "-u", "-v", "-w", "--name", "--env", "--env-file", "--volume",
         "--publish",
@@ -36,118 +26,19 @@ _DOCKER_VALUES = frozenset(
 )  # fmt: skip
 
 
-def git(call: Call) -> Flow | None:
-    words, at = call.words, 1
-    aliases: dict[str, str] = {}
-    values = SUBCOMMANDS["git"]
-    while at < len(words) and words[at][:1] == "-":
-        w = words[at]
-        if w == "-c" and at + 1 < len(words):
-            _git_setting(call, words[at + 1].partition("=")[0], words[at + 1].partition("=")[2], aliases)
-        elif w.startswith("-c") and "=" in w and w[:2] != "--":
-            _git_setting(call, w[2:].partition("=")[0], w.partition("=")[2], aliases)
-        at += 2 if w in values else 1
-    if at >= len(words):
-        return None
-    act, rest = words[at], words[at + 1 :]
-    text = aliases.get(act)
-    if text is not None:
-        if text.startswith("!"):
-            return call.shell(text[1:], "git alias", positionals=rest)
-        return call.run(["git", *_split(text), *rest], "git alias")
-    handler = _GIT.get(act)
-    if handler is not None:
-        handler(call, rest)
-    for w in rest:
-        if w.startswith("ext::"):
-            call.shell(w[5:], "git ext::")
-        elif w.startswith(("--upload-pack=", "--receive-pack=", "--exec=", "--open-files-in-pager=", "--extcmd=")):
-            call.shell(w.split("=", 1)[1], f"git {w.split('=')[0]}")
+def cmake(call: Call) -> Flow | None:
+    """cmake -P FILE runs a script, cmake -E a few commands of its own."""
+    file = option(call.words[1:], "-P")
+    if file:
+        call.walk.scripts[file] = None
+        risks.ran_script(call, file)
     return None
-
-
-def _git_setting(call: Call, name: str, value: str, aliases: dict[str, str]) -> None:
-    low = name.lower()
-    if low.startswith("alias."):
-        aliases[name[6:]] = value
-    elif _GIT_RUNS.match(name) and value and value not in ("true", "false", "cat", "less"):
-        call.shell(value.lstrip("!"), f"git {name}")
-
-
-def _git_config(call: Call, rest: list[str]) -> None:
-    operands = [w for w in rest if w[:1] != "-" and w not in ("set", "add")]
-    if len(operands) < 2:
-        return
-    aliases: dict[str, str] = {}
-    _git_setting(call, operands[0], operands[1], aliases)
-    for text in aliases.values():
-        if text.startswith("!"):
-            call.shell(text[1:], "git alias")
-            call.risk("persistence", "an alias of git that runs a command")
-        else:
-            call.run(["git", *_split(text)], "git alias")
-    if _GIT_RUNS.match(operands[0]) and operands[0].lower() not in ("core.editor", "core.pager", "sequence.editor"):
-        said = operands[1].split()[:1] or [""]
-        if (
-            operands[1].startswith("!")
-            or re.search(r"[;&|`$]", operands[1])
-            or not re.fullmatch(
-                r"cache|store|osxkeychain|manager(?:-core)?|libsecret|wincred|true|false|ssh|gpg2?|delta|less|git-lfs|nbstripout|code|vim|vi|nano",
-                said[0],
-            )
-        ):
-            call.risk("persistence", f"git runs {operands[1]} from now on")
-
-
-def _git_text(*options: str, first: int = -1) -> Callable[[Call, list[str]], None]:
-    def handler(call: Call, rest: list[str]) -> None:
-        for i, w in enumerate(rest):
-            if w in options and i + 1 < len(rest):
-                call.shell(rest[i + 1], f"git {w}")
-            elif any(o[:2] == "--" and w.startswith(o + "=") for o in options):
-                call.shell(w.split("=", 1)[1], f"git {w.split('=')[0]}")
-        if first >= 0:
-            operands = [w for w in rest if w[:1] != "-"]
-            if len(operands) > first and operands[0] in ("run", "foreach"):
-                call.shell(" ".join(rest[rest.index(operands[first]) :]), f"git {operands[0]}")
-
-    return handler
-
-
-_GIT: dict[str, Callable[[Call, list[str]], None]] = {
-    "config": _git_config,
-    "rebase": _git_text("-x", "--exec"),
-    "bisect": _git_text(first=1),
-    "submodule": _git_text(first=1),
-    "filter-branch": _git_text(
-        "--tree-filter",
-        "--index-filter",
-        "--msg-filter",
-        "--env-filter",
-        "--commit-filter",
-        "--tag-name-filter",
-        "--parent-filter",
-        "--setup",
-    ),
-    "difftool": _git_text("-x", "--extcmd"),
-    "clone": _git_text("-u", "--upload-pack"),
-    "fetch": _git_text("--upload-pack"),
-    "ls-remote": _git_text("--upload-pack", "--exec"),
-    "grep": _git_text("--open-files-in-pager"),
-}
-
-
-def _split(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
 
 
 def make(call: Call) -> Flow | None:
     for i, w in enumerate(call.words[1:], 1):
         if w.startswith(("SHELL=", ".SHELLFLAGS=")):
-            call.run(_split(w.split("=", 1)[1]) or ["sh"], "make SHELL")
+            call.run(split(w.split("=", 1)[1]) or ["sh"], "make SHELL")
         text = w[7:] if w.startswith("--eval=") else None
         if w in ("--eval", "-E") and i + 1 < len(call.words):
             text = call.words[i + 1]
@@ -188,9 +79,20 @@ def tar(call: Call) -> Flow | None:
                 call.shell(value, f"tar {name}")
         if w in ("-I", "-F") and i + 1 < len(words):
             call.shell(words[i + 1], f"tar {w}")
+    _unpacked(call)
     if any(re.fullmatch(r"-?[a-zA-Z]*c[a-zA-Z]*f?", w) for w in words[1:2]) and ("-" in words or "-f" not in words):
         return Flow(None, call.stdin.traits)
     return None
+
+
+def _unpacked(call: Call) -> None:
+    """Where the files of an archive go, and whether they came over the network."""
+    words = call.words
+    if not (re.match(r"-?[a-zA-Z]*x", words[1] if len(words) > 1 else "") or {"-x", "--extract", "--get"} & set(words)):
+        return
+    into = option(words[1:], "-C", "--directory")
+    if into and not unknown(into) and places.vast(into, call.scope.cwd):
+        call.risk("destructive", f"unpacks over {into}")
 
 
 def remote_shell(call: Call) -> Flow | None:
@@ -334,6 +236,10 @@ def editor(call: Call) -> Flow | None:
                 call.run(["python" if "py" in text[:4] else "lua", "-c" if "py" in text[:4] else "-e", code], call.name)
             else:
                 call.walk.script(code, call.inner(call.name), call.span, call.name, guess=True)
+        if found := re.match(r"\s*:?\s*(?:r|read|e|edit|w|write|sp|vs|tabe)!?\s+([^\s!]+)", text):
+            places.note(call, found[1], writes=text.strip(" :")[:1] == "w")
+        if found := re.search(r"\bcall\s+(?:\([^)]*\)\s*)?system\s*\(\s*\"((?:[^\"\\]|\\.)*)\"", text):
+            call.shell(found[1], call.name)
     if call.name == "gdb" and "--args" in words:
         return call.run(words[words.index("--args") + 1 :], "gdb")
     return None

@@ -61,6 +61,7 @@ class Walk:
         "size",
         "steps",
         "texts",
+        "trees",
         "written",
     )  # fmt: skip
 
@@ -76,6 +77,7 @@ class Walk:
         self.functions: dict[int, tuple[dict[str, Any], Scope]] = {}
         self.called: set[int] = set()
         self.downloaded: set[str] = set()  # files that came over the network
+        self.trees: set[str] = set()  # directories whose files came over the network
         self.written: dict[str, str | None] = {}  # files that the script itself wrote, with their text
         self.fetched = False  # something came over the network into a file of which the name is not known
         self.connected = False  # something holds a connection to the network

@@ -1,0 +1,107 @@
+"""Signs of danger in what administers a machine: network, services, packages, databases. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from supervisor.decide.shell.options import operands
+from supervisor.decide.shell.programs import SQL_CLIENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from supervisor.decide.shell.calls import Call
+
+_EMPTIES = re.compile(
+    r"\bdrop\s+(?:database|schema|tablespace|keyspace|role|user)\b|\btruncate\s+(?:table\s+)?[\w.\"`\[]",
+    re.IGNORECASE,
+)
+_EMPTIES_MONGO = re.compile(
+    r"\bdropDatabase\s*\(|\.drop\s*\(\s*\)|\.(?:deleteMany|remove)\s*\(\s*(?:\{\s*\}\s*)?\)|\bdropAllUsers"
+)
+_FAILING = frozenset(("stop", "disable", "mask"))
+_NETWORK = {
+    "ip": re.compile(
+        r"(?:link|l) set |(?:l|link|r|route|ru|rule|a|addr|address|n|neigh|tunnel) (?:add|change|replace|fl|del)"
+    ),
+    "route": re.compile(r"(?:add|del|delete|flush)\b"),
+    "ifconfig": re.compile(r"\S+ (?:down|up|-?promisc|hw|netmask|[\d.]+)\b"),
+    "nmcli": re.compile(r"(?:con\w*|dev\w*|net\w*|radio) \S* ?(?:down|delete|modify|disconnect|off)\b"),
+}  # fmt: skip
+_PLAIN_HTTP = re.compile(r"^(?:--[\w-]+=)?http://(?!localhost\b|127\.|\[::1\])")
+
+
+def _database(call: Call) -> None:
+    for text in (*call.words[1:], call.stdin.text or ""):
+        if _EMPTIES.search(text):
+            call.risk("destructive", f"{call.name} is told to empty or drop what it keeps")
+            return
+
+
+def _mongo(call: Call) -> None:
+    if any(_EMPTIES_MONGO.search(text) for text in (*call.words[1:], call.stdin.text or "")):
+        call.risk("destructive", f"{call.name} is told to empty or drop what it keeps")
+
+
+def _drops(call: Call) -> None:
+    names = operands(call.words)
+    if call.name == "mysqladmin" and "drop" not in names:
+        return
+    if names and not re.search(r"test|tmp|temp|dev|scratch", names[-1]):
+        call.risk("destructive", f"{call.name} drops the database {names[-1]}")
+
+
+def _network(call: Call) -> None:
+    words = operands(call.words)
+    if _NETWORK[call.name].match(" ".join(words)):
+        call.risk("privilege", f"{call.name} changes the network of the machine")
+
+
+def _service(call: Call) -> None:
+    if _FAILING & set(call.words[2:]):
+        call.risk("destructive", f"service {' '.join(call.words[1:3])} ends a service")
+
+
+def _ends_all(call: Call) -> None:
+    if call.name == "killall5" or any(re.match(r"-[uU]|--e?uid|--user", w) for w in call.words[1:]):
+        call.risk("destructive", "ends every process of a user")
+
+
+def _swap(call: Call) -> None:
+    call.risk("privilege", f"{call.name} changes the memory of the machine")
+
+
+def installs(call: Call) -> None:
+    """Packages from nowhere in particular: over plain HTTP, or of a file that came over the network before."""
+    words = call.words
+    if call.name in ("dpkg", "rpm"):
+        if not any(re.fullmatch(r"-[a-zA-Z]*[iU][a-zA-Z]*|--install|--upgrade|--unpack", w) for w in words[1:]):
+            return
+    elif not {"install", "add", "i", "reinstall"} & set(words[1:4]):
+        return
+    for w in words[1:]:
+        if _PLAIN_HTTP.match(w) or (call.name == "rpm" and "://" in w):
+            call.risk("remote_code", f"{call.name} installs {w}")
+        elif w.removeprefix("./") in call.walk.downloaded:
+            call.risk("remote_code", f"{call.name} installs {w}, which came over the network")
+
+
+def _powershell(call: Call) -> None:
+    if any(re.fullmatch(r"(?i)-e(?:c|nc\w*)?", w) for w in call.words[1:]):
+        call.risk("evasion", f"{call.name} runs text that was decoded before")
+
+
+BY_NAME: dict[str, Callable[[Call], None]] = {
+    **dict.fromkeys(SQL_CLIENTS, _database),
+    **dict.fromkeys(("mongo", "mongosh"), _mongo),
+    **dict.fromkeys(("dropdb", "mysqladmin"), _drops),
+    **dict.fromkeys(_NETWORK, _network),
+    **dict.fromkeys(("service", "rc-service", "invoke-rc.d"), _service),
+    **dict.fromkeys(("killall5", "pkill", "killall"), _ends_all),
+    **dict.fromkeys(("swapoff", "swapon"), _swap),
+    **dict.fromkeys(
+        ("pip", "pip3", "pipx", "uv", "yarn", "pnpm", "dpkg", "rpm", "apt", "apt-get", "dnf", "yum", "gem"), installs
+    ),
+    **dict.fromkeys(("pwsh", "powershell", "powershell.exe", "pwsh.exe"), _powershell),
+}
