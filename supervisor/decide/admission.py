@@ -176,6 +176,7 @@ def _in_session(
         caller = find_caller(snapshot, peer)[1]
         if not permits(snapshot, caller, "agent:read_all", state.roles):
             raise places.no_session(session.id)
+        require(snapshot, caller, "agent:execute_all", state.roles)  # to see a session is not to act in it
     who = _asker(snapshot, peer, merged(session.labels, request.labels), request.tool, state, trace)
     if request.workspace is not None:
         raise errors.InvalidRequest(

@@ -231,6 +231,12 @@ NO_PRCTL = rules(
     *((Arg(0, option),) for option in (PR_SET_MM, PR_SET_IO_FLUSHER, PR_SCHED_CORE, PR_SET_MEMORY_MERGE)),
 )
 
+NO_LIMITS_OF_OTHERS = rules(
+    "processes of one uid may lower each other's limits, and main and parser have one: 0 is the caller itself",
+    "prlimit64",
+    *((bit(0, 1 << n),) for n in range(32)),
+)
+
 ADDR_NO_RANDOMIZE = 0x0040000
 SOME_PERSONALITY = rules(
     "asking (0xffffffff), the normal one, and a fixed address layout, which Lisp and other images need; every other"
@@ -315,7 +321,7 @@ MAIN = Filter(
     only_if=(*rules("threads only", "clone", (bit(0, CLONE_THREAD),)), *SOME_PRCTL),
     refuse=(
         *NO_SETID_BITS, *NO_NEW_NAMESPACES, *NO_TERMINAL_TRICKS, *_families(AF_UNIX), *NO_RAW_SOCKETS,
-        *NO_SOCKET_PROGRAMS, *NO_HUGE_PAGES, *NO_PRCTL,
+        *NO_SOCKET_PROGRAMS, *NO_HUGE_PAGES, *NO_PRCTL, *NO_LIMITS_OF_OTHERS,
         *rules("no new process", "clone", (Arg(0, 0, CLONE_THREAD),)),
     ),
 )  # fmt: skip
@@ -337,7 +343,7 @@ AUDITOR = Filter(
     ),
     absent=(HIDDEN_ARGUMENTS,),
     only_if=SOME_PRCTL,
-    refuse=(*NO_SETID_BITS, *NO_TERMINAL_TRICKS, *NO_HUGE_PAGES, *NO_PRCTL),
+    refuse=(*NO_SETID_BITS, *NO_TERMINAL_TRICKS, *NO_HUGE_PAGES, *NO_PRCTL, *NO_LIMITS_OF_OTHERS),
 )  # fmt: skip
 
 O_ACCMODE, O_WRONLY, O_RDWR, O_TRUNC = 0o3, 0o1, 0o2, 0o1000
@@ -374,7 +380,7 @@ PARSER = Filter(
     only_if=SOME_PRCTL,
     refuse=(
         *_only_reading("open", 1), *_only_reading("openat", 2), *NO_NEW_NAMESPACES, *NO_TERMINAL_TRICKS,
-        *NO_HUGE_PAGES[:1], *NO_PRCTL,
+        *NO_HUGE_PAGES[:1], *NO_PRCTL, *NO_LIMITS_OF_OTHERS,
     ),
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ about is confined like any other.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from supervisor.decide.shell.analyse import analyse_argv, analyse_script
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.model import Analysis
-from supervisor.parser.shfmt import Shfmt
+from supervisor.parser.shfmt import LIMITS, Shfmt
 from supervisor.wire import framing
 from supervisor.wire.messages import TO_PARSER, Parse, Parsed, WireError
 
@@ -32,6 +33,8 @@ def run(main: socket.socket, confine: Callable[[], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when main has ended
     signal.signal(signal.SIGALRM, _over)
+    for limit, most in LIMITS.items():  # shfmt inherits them: nothing here may bound another process
+        resource.setrlimit(limit, (most, most))
     confine()
     shfmt = Shfmt()
     try:

@@ -25,7 +25,8 @@ from supervisor.decide.shell.model import ShellSyntaxError
 
 MAX_INPUT = 65_536  # bytes
 MAX_OUTPUT = 16 * 1024 * 1024  # bytes of JSON; ordinary scripts make some 150 bytes of each of theirs
-MAX_MEMORY = 512 * 1024 * 1024  # bytes of data, RLIMIT_DATA of getrlimit(2)
+MAX_MEMORY = 512 * 1024 * 1024  # bytes of data
+LIMITS = {resource.RLIMIT_DATA: MAX_MEMORY, resource.RLIMIT_CORE: 0}  # of whatever parses: getrlimit(2)
 SECONDS = 2.0
 DIALECTS = ("bash", "posix", "mksh", "zsh")
 _CHUNK = 1 << 16
@@ -56,6 +57,7 @@ class Shfmt:
         self._program = str(program or binary())
         self._seconds = seconds
         self._lock = threading.Lock()
+        self._inherited = all(0 <= resource.getrlimit(limit)[1] <= most for limit, most in LIMITS.items())
         self._waiting: subprocess.Popen[bytes] | None = self._start("bash")
         self._closed = False
 
@@ -121,9 +123,10 @@ class Shfmt:
             raise errors.Unavailable(
                 f"shfmt could not be started: {e.strerror or e}", hint="see that the program is in place and executable"
             ) from e
-        with suppress(OSError):  # it may have ended already; what it says then is read
-            resource.prlimit(process.pid, resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
-            resource.prlimit(process.pid, resource.RLIMIT_CORE, (0, 0))
+        if not self._inherited:
+            with suppress(OSError):  # it may have ended already; what it says then is read
+                for limit, most in LIMITS.items():
+                    resource.prlimit(process.pid, limit, (most, most))
         return process
 
     def _take(self, dialect: str) -> subprocess.Popen[bytes]:

@@ -18,9 +18,9 @@ SCOPES = ("caller", "agent", "user", "channel", "tool")
 ALERT_ACTIONS = ("tell", "ask", "stop")
 SPECIAL = ("caller", "role", "tool", "profile", "zone")  # what match knows beside labels; no label has these names
 PERMISSIONS = (
-    "agent:read", "agent:execute", "agent:read_all", "agent:end_all", "logs:read", "config:read", "config:write",
-    "service:stop", "breaker:reset", "approvals:read", "approvals:answer", "grants:revoke", "access:request",
-    "credentials:rotate",
+    "agent:read", "agent:execute", "agent:read_all", "agent:execute_all", "agent:end_all", "logs:read", "config:read",
+    "config:write", "service:stop", "breaker:reset", "approvals:read", "approvals:answer", "grants:revoke",
+    "access:request", "credentials:rotate",
 )  # fmt: skip
 PRIVILEGED = ("config:write", "service:stop", "breaker:reset", "grants:revoke", "credentials:rotate")
 # What a command may show signs of. decide/shell finds them.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,6 @@ from supervisor.decide.shell.model import ShellSyntaxError
 from supervisor.kernel import seccomp
 from supervisor.parser import shfmt
 from tests.kernel.child import in_child, no_new_privs, outcome
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
@@ -113,7 +112,13 @@ def test_sqlite_recovers_what_a_killed_main_left(tmp_path: Path) -> None:
     assert in_child(again) == [[1]]
 
 
+def bounded() -> None:
+    for limit, most in shfmt.LIMITS.items():
+        resource.setrlimit(limit, (most, most))
+
+
 def confined_parser() -> None:
+    bounded()
     no_new_privs()
     daemon.confine([*daemon.programs(), "/proc/self"], [], PARSER, (str(shfmt.binary()),))
 
@@ -130,6 +135,20 @@ def test_the_real_shfmt_parses_under_the_parsers_confinement() -> None:
         return kinds
 
     assert in_child(parse) == ["File"] * 6 + ["refused"]
+
+
+def test_what_the_parser_starts_has_the_parsers_limits() -> None:
+    def limits() -> list[list[int]]:
+        bounded()
+        with shfmt.Shfmt() as one:
+            assert one.parse("ls")
+            waiting = one._waiting
+            assert waiting is not None
+            text = Path(f"/proc/{waiting.pid}/limits").read_text()
+        shown = [line for line in text.splitlines() if line.startswith(("Max data", "Max core"))]
+        return [list(map(int, line.split()[-3:-1])) for line in shown]
+
+    assert sorted(in_child(limits)) == [[0, 0], [shfmt.MAX_MEMORY] * 2]
 
 
 def test_shfmt_that_takes_too_long_or_writes_too_much_is_ended() -> None:
@@ -168,6 +187,7 @@ def test_a_parser_that_is_taken_over_starts_changes_and_reaches_nothing_else(tmp
                 "read": outcome(lambda: os.open("/etc/passwd", os.O_RDONLY)),
                 "socket": outcome(lambda: socket.create_connection(("127.0.0.1", port)).close()),
                 "memfd": outcome(lambda: os.memfd_create("x")),
+                "limits of others": outcome(lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE)),
             }
 
         found = in_child(attempts)

@@ -14,6 +14,7 @@ from supervisor.decide import admission
 from supervisor.decide.admission import Counters, admit_session
 from supervisor.decide.shell.model import Analysis
 from supervisor.policy.narrow import exceeds
+from supervisor.policy.snapshot import Role
 from supervisor.runs.model import SessionRequest
 from supervisor.wire.messages import LIMITS as NAMES
 from tests.unit.decide.samples import LIMITS, caller, peer, profile, request, session, snapshot
@@ -151,6 +152,18 @@ def test_the_session_of_another_uid_is_not_there_but_for_administrators() -> Non
     assert hidden.value.as_dict() == missing.value.as_dict()
     administrator = snapshot(caller(uid=2000, role="administrator"))
     assert admit_run(administrator, {}, peer(2000), session(), asked, FREE)
+
+
+def test_to_see_a_session_of_another_is_not_to_run_in_it() -> None:
+    """A support role that reads everything and runs in its own sessions is not one that runs in all."""
+    asked = request(workspace=None, session=session().id)
+    also = ("agent:read", "agent:execute", "agent:read_all")
+    policy = replace(snapshot(caller(uid=2000, role="support")), roles=(Role("support", also),))
+    with pytest.raises(errors.Denied) as refusal:
+        admit_run(policy, {}, peer(2000), session(), asked, FREE)
+    assert refusal.value.extra["permission"] == "agent:execute_all"
+    granted = replace(policy, roles=(Role("support", (*also, "agent:execute_all")),))
+    assert admit_run(granted, {}, peer(2000), session(), asked, FREE)
 
 
 @pytest.mark.parametrize("state", ["opening", "closing", "ended"])

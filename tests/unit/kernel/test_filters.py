@@ -420,6 +420,14 @@ def test_the_auditor_can_append_and_take_back_but_not_remove(arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("name", ["main", "auditor", "parser"])
+def test_our_own_processes_leave_the_limits_of_others_alone(name: str, arch: str) -> None:
+    assert answer(name, arch, "prlimit64", 0) == "allow"
+    for pid in (1, 4711, 1 << 21, (1 << 22) - 1, (1 << 32) - 1):
+        assert answer(name, arch, "prlimit64", pid) == errno.EPERM, pid
+
+
+@pytest.mark.parametrize("arch", ARCHES)
 def test_the_parser_starts_programs_but_changes_no_file_and_connects_nowhere(arch: str) -> None:
     for call in ("execve", "kill", "wait4", "prlimit64", "recvmsg", "sendmsg", "chdir"):
         assert answer("parser", arch, call) == "allow", call
