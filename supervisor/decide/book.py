@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from supervisor.decide import breaker
+from supervisor.decide import breaker, usual
 from supervisor.decide.bounds import agent_key, alert_key, named, plan_of
 from supervisor.decide.windows import DAY, HOUR, MINUTE, NOTHING, Daily, Spent, Windows, unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.decide.bounds import AlertBound, Plan, Who
+    from supervisor.decide.bounds import AlertBound, Plan, UnusualBound, Who
     from supervisor.policy.snapshot import Breaker, Snapshot
 
 MAX_COUNTERS = 1_000_000
 COMMANDS = 128  # of one agent that are watched for repetition; the one that was longest not begun goes first
 _SWEEP_EVERY = 10_000  # ms between two looks for what is idle, once the book is full
 
-# ("rate", span, number of the window, key), ("day", key), ("breaker", agent), ("repeat", agent, command), ("run", id)
+# ("rate", span, number of the window, key), ("day", key), ("breaker", agent), ("repeat", agent, command), ("run", id),
+# ("usual", key)
 Row = tuple[Any, ...]
 Repeat = tuple[int, int, int]  # start of the window that began with a first run, the count before it, the count in it
 
@@ -46,7 +47,7 @@ class Live:
 class Book:
     __slots__ = (
         "_known", "_minute", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places",
-        "repeats", "sessions", "windows",
+        "repeats", "sessions", "usual", "windows",
     )  # fmt: skip
 
     def __init__(self, bound: int = MAX_COUNTERS) -> None:
@@ -56,6 +57,7 @@ class Book:
         self.sessions: dict[str, Spent] = {}
         self.breakers: dict[str, breaker.State] = {}
         self.repeats: dict[str, dict[str, Repeat]] = {}
+        self.usual: dict[str, usual.Usual] = {}
         self.live: dict[str, Live] = {}
         self.places: dict[str, int] = {}  # runs that go on, by agent
         self.dirty: set[Row] = set()
@@ -67,7 +69,7 @@ class Book:
 
     def __len__(self) -> int:
         """How many counters there are."""
-        found = self._repeated + len(self.day.spent) + len(self.sessions) + len(self.breakers)
+        found = self._repeated + len(self.day.spent) + len(self.sessions) + len(self.breakers) + len(self.usual)
         for window in self.windows.values():
             found += len(window.counts) + len(window.before)
         return found
@@ -91,7 +93,7 @@ class Book:
             self.sweep(now)
 
     def sweep(self, now: int) -> None:
-        """Forget breakers and repetitions of agents that were idle for a day."""
+        """Forget breakers and repetitions of agents that were idle for a day, and what is usual after its period."""
         self._swept = now
         for key, state in tuple(self.breakers.items()):
             if now - max(state.since, state.until) > DAY and not state.trial:
@@ -100,6 +102,11 @@ class Book:
             if now - max(start for start, _, _ in commands.values()) > DAY:
                 for command in tuple(commands):
                     self._unwatch(key, command)
+        periods = [bound.period for bound in self._plan.unusual] if self._known is not None else []
+        oldest = now // HOUR - max(periods, default=DAY // HOUR)
+        for key in [key for key, found in self.usual.items() if found.hour < oldest]:
+            del self.usual[key]
+            self.dirty.add(("usual", key))
 
     def room(self, plan: Plan, who: Who, session: str, now: int) -> bool:
         """Whether what a run would count in fits below the bound."""
@@ -114,6 +121,7 @@ class Book:
         new += plan.breaker and agent_key(who) not in self.repeats
         hour = self.windows[HOUR].counts
         new += sum(2 * (alert_key(bound.scope, agent_key(who)) not in hour) for bound in plan.alerts)
+        new += sum(alert_key(bound.scope, agent_key(who)) not in self.usual for bound in plan.unusual)
         return not new or len(self) + new <= self.bound
 
     # --- what runs do ---------------------------------------------------------------------------------------------
@@ -204,9 +212,31 @@ class Book:
             self.dirty.add(("rate", HOUR, window.at, told))
         return used
 
+    def strange(self, bound: UnusualBound, agent: str, now: int) -> tuple[int, int]:
+        """One more of what is compared with what is usual: (how many in this hour, from where on that is not usual).
+
+        (0, 0) when nobody is to be told of it now; that is once in each hour.
+        """
+        key, hour = alert_key(bound.scope, agent), now // HOUR
+        before = self.usual.get(key)
+        if before is None and len(self) >= self.bound:  # only of requests that are denied: see room()
+            return 0, 0
+        found = usual.counted(before, bound, hour)
+        limit = 0 if found.told else usual.unusual(found, bound, hour)
+        self.usual[key] = found._replace(told=True) if limit else found
+        self.dirty.add(("usual", key))
+        return (found.count, limit) if limit else (0, 0)
+
+    def unusual(self, bound: UnusualBound, agent: str, now: int) -> int:
+        """From which count on this hour of an agent is not usual, once it is there; else 0."""
+        return usual.unusual(self.usual.get(alert_key(bound.scope, agent)), bound, now // HOUR)
+
     def alarmed(self, most: int) -> int:
         """How many agents somebody was told of in this hour, looked for among `most` counters."""
-        return len({key.partition(":")[2] for key in islice(self.windows[HOUR].counts, most) if key.startswith("!")})
+        hour = self.windows[HOUR]
+        told = {key.partition(":")[2] for key in islice(hour.counts, most) if key.startswith("!")}
+        told |= {key for key, found in islice(self.usual.items(), most) if found.told and found.hour == hour.at}
+        return len({key.partition(":")[2] for key in told})
 
     def reset(self, agent: str) -> bool:
         """Close a breaker and forget what was repeated; False when there is none."""

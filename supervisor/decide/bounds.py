@@ -15,9 +15,9 @@ SPANS = {"per_minute": MINUTE, "per_hour": HOUR, "per_day": DAY}
 SPAN_WORDS = {MINUTE: "minute", HOUR: "hour", DAY: "day"}
 # What a budget bounds: its key in policy, and how many of the counter's units are one of the policy's.
 RESOURCES = (("cpu", 1000), ("wall", 1000), ("written", 1), ("processes", 1))
-FAILED, SENSITIVE = "failed", "sensitive"  # what alerts count of an agent
+RUNS, FAILED, SENSITIVE = "runs", "failed", "sensitive"  # what alerts count of an agent
 _LETTERS = {
-    "caller": "c", "agent": "a", "user": "u", "channel": "h", "tool": "t", FAILED: "f", SENSITIVE: "s",
+    "caller": "c", "agent": "a", "user": "u", "channel": "h", "tool": "t", RUNS: "n", FAILED: "f", SENSITIVE: "s",
 }  # fmt: skip
 _LONG = 64  # characters of a label; a longer one is counted under its beginning and its SHA-256
 
@@ -46,7 +46,7 @@ def keys(scope: str, who: Who) -> str:
     """The name of the counter that a request counts in under a scope of policy. Missing labels count as one."""
     if scope == "caller":
         return f"c:{who.caller}"
-    if scope in (FAILED, SENSITIVE):
+    if scope in (RUNS, FAILED, SENSITIVE):
         return alert_key(scope, agent_key(who))
     return f"{_LETTERS[scope]}:{who.caller}/{_short(getattr(who, scope))}"
 
@@ -97,13 +97,28 @@ class AlertBound:
 
 
 @dataclass(frozen=True, slots=True)
+class UnusualBound:
+    """Of one agent in an hour of the clock, by what is usual for it (usual.py)."""
+
+    rule: str  # alerts.unusual[0]
+    source: str
+    scope: str  # RUNS, FAILED or SENSITIVE
+    threshold: int  # standard deviations
+    least: int  # fewer are never unusual
+    period: int  # hours
+    action: str  # "tell", "ask" or "stop"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     rates: tuple[RateBound, ...]
     budgets: tuple[BudgetBound, ...]
     alerts: tuple[AlertBound, ...]
-    scopes: tuple[str, ...]  # of all of them
-    counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
     stops: tuple[AlertBound, ...]  # those of the alerts that stop an agent
+    unusual: tuple[UnusualBound, ...]
+    watched: frozenset[str]  # what alerts count of an agent
+    scopes: tuple[str, ...]  # of all rates and budgets
+    counted: tuple[tuple[str, int], ...]  # (scope, span) that each action counts in, once
     charged: tuple[str, ...]  # scopes of which each run is charged to the day
     in_session: bool  # whether there are budgets of sessions
     breaker: bool
@@ -136,8 +151,28 @@ def plan_of(snapshot: Snapshot) -> Plan:
         for scope, most in ((FAILED, a.failed_per_hour), (SENSITIVE, a.sensitive_per_hour))
         if most
     )
-    needs = len(counted) + len(charged) + in_session + 2 * breaker + 2 * len(alerts)
-    scopes = tuple(dict.fromkeys((*(r.scope for r in rates), *charged)))
-    idle = not (rates or budgets or breaker or alerts)
     stops = tuple(bound for bound in alerts if bound.action == "stop")
-    return Plan(rates, budgets, alerts, scopes, counted, stops, charged, in_session, breaker, needs, idle)
+    unusual = tuple(
+        UnusualBound(
+            f"alerts.unusual[{i}]", a.source, scope, a.unusual_threshold, a.unusual_least,
+            a.unusual_period // HOUR, a.action,
+        )
+        for i, scope in enumerate(a.unusual)
+        if scope not in a.unusual[:i]
+    )  # fmt: skip
+    needs = len(counted) + len(charged) + in_session + 2 * breaker + 2 * len(alerts) + len(unusual)
+    return Plan(
+        rates=rates,
+        budgets=budgets,
+        alerts=alerts,
+        stops=stops,
+        unusual=unusual,
+        watched=frozenset((*(bound.scope for bound in alerts), *a.unusual)),
+        scopes=tuple(dict.fromkeys((*(r.scope for r in rates), *charged))),
+        counted=counted,
+        charged=charged,
+        in_session=in_session,
+        breaker=breaker,
+        needs=needs,
+        idle=not (rates or budgets or breaker or alerts or unusual),
+    )

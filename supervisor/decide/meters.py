@@ -11,15 +11,18 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from supervisor.decide import breaker
+from supervisor.decide import breaker, usual
 from supervisor.decide.book import MAX_COUNTERS, Book
 from supervisor.decide.bounds import (
     FAILED,
     RESOURCES,
+    RUNS,
+    SENSITIVE,
     SPAN_WORDS,
     AlertBound,
     BudgetBound,
     RateBound,
+    UnusualBound,
     Who,
     agent_key,
     alert_key,
@@ -40,10 +43,15 @@ __all__ = [
 ]  # fmt: skip
 
 Left = tuple[tuple[str, int], ...]  # (rule, how much): actions; ms of cpu and wall; bytes; processes
-Bound = RateBound | BudgetBound | AlertBound
+Bound = RateBound | BudgetBound | AlertBound | UnusualBound
 
 _NAMES = {"cpu": "ms of CPU time", "wall": "ms of run time", "written": "bytes written", "processes": "processes"}
 SHOWN, SCANNED = 1000, 100_000
+_COUNTED = {
+    RUNS: "runs",
+    FAILED: "runs that failed",
+    SENSITIVE: "requests that reached for what is secret or off limits",
+}
 _WALL = [name for name, _ in RESOURCES].index("wall")
 _RETRY_ROOM = 60.0  # seconds: the shortest windows are over then
 
@@ -99,6 +107,12 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
         if more <= 0 and (worst is None or window.wait(key, alert.most, at) > worst[0]):
             worst = window.wait(key, alert.most, at), alert
         left.append((alert.rule, max(0, more)))
+    for strange in plan.unusual:
+        if strange.action == "stop" and book.unusual(strange, agent_key(who), at):
+            left.append((strange.rule, 0))
+            wait = HOUR - at % HOUR
+            if worst is None or wait > worst[0]:
+                worst = wait, strange
     if worst is not None:
         _reached(worst[1], worst[0], left)
     if not book.room(plan, who, session, at):
@@ -118,18 +132,19 @@ def asked(snapshot: Snapshot, who: Who, book: Book, now: float) -> tuple[Reason,
     """Why everything of this agent is asked about, where `[alerts] action` is "ask"."""
     at, agent = int(now * 1000), agent_key(who)
     book.roll(at)
-    window = book.windows[HOUR]
-    return tuple(
-        Reason(alert.rule, alert.source, f"this agent had {most_of(alert)}", alert.rule, blanket=False)
-        for alert in book.plan(snapshot).alerts
-        if window.used(alert_key(alert.scope, agent), at) >= alert.most
-    )
+    window, plan = book.windows[HOUR], book.plan(snapshot)
+    reached: list[AlertBound | UnusualBound] = [
+        alert for alert in plan.alerts if window.used(alert_key(alert.scope, agent), at) >= alert.most
+    ]
+    reached += [strange for strange in plan.unusual if book.unusual(strange, agent, at)]
+    return tuple(Reason(b.rule, b.source, f"this agent had {most_of(b)}", b.rule, blanket=False) for b in reached)
 
 
-def most_of(alert: AlertBound) -> str:
+def most_of(alert: AlertBound | UnusualBound) -> str:
     """What an alert bounds, in words."""
-    what = "runs that failed" if alert.scope == FAILED else "requests that reached for what is secret or off limits"
-    return f"{alert.most} {what} in one hour"
+    if isinstance(alert, UnusualBound):
+        return f"more {_COUNTED[alert.scope]} in this hour than is usual for it"
+    return f"{alert.most} {_COUNTED[alert.scope]} in one hour"
 
 
 def narrowed(limits: Limits, wall: int | None) -> Limits:
@@ -168,6 +183,15 @@ def usage(snapshot: Snapshot, caller: str, book: Book, now: float) -> dict[str, 
         for key, of in _names(alert.scope, caller, window.counts, window.before):
             row = _row(alert, of, window.used(key, at), alert.most)
             alerts.append(row | {"scope": "agent", "counts": alert.scope, "per": "hour", "action": alert.action})
+    for strange in plan.unusual:
+        for key, of in _names(strange.scope, caller, book.usual):
+            found = book.usual.get(key)
+            limit = None if found is None else usual.most(found, strange)
+            if found is not None and limit is not None:
+                row = _row(strange, of, found.count if found.hour == at // HOUR else 0, limit)
+                alerts.append(
+                    row | {"scope": "agent", "counts": strange.scope, "per": "hour", "action": strange.action}
+                )
     return {
         "rates": rates,
         "budgets": budgets,
@@ -220,6 +244,18 @@ def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn
             layer="decision",
             allowed=f"{bound.most} runs and sessions in one {per}",
             hint=f"the next one passes in {wait / 1000:.3f} s; do not repeat it before",
+            retry_after=wait / 1000,
+            left=dict(left),
+        )
+    if isinstance(bound, UnusualBound):
+        raise LimitReached(
+            f"this agent had {most_of(bound)}, and is stopped for it",
+            field="agent",
+            rule=bound.rule,
+            source=bound.source,
+            layer="decision",
+            allowed=f"{bound.threshold} standard deviations above the mean of its hours, and {bound.least} in any case",
+            hint=f"find out why; in {wait / 1000:.3f} s the hour is over",
             retry_after=wait / 1000,
             left=dict(left),
         )

@@ -126,6 +126,33 @@ class Alerts(f.Table):
         enforcer=_DECIDE,
         probe="meters",
     )
+    unusual: Annotated[tuple[Annotated[str, f.one_of(*w.COMPARED)], ...], f.LIST] = f.key(
+        [],
+        "What of one agent in an hour of the clock is compared with what is usual for that agent: its runs, those that "
+        "failed, the requests that reach for what is secret or off limits. What is usual is known after 24 hours in "
+        "which something was counted.",
+        unit="list of " + ", ".join(w.COMPARED),
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    unusual_period: Annotated[int, PlainValidator(v.days_of_time)] = f.key(
+        "168h",
+        "Over which time is learned what is usual, one day to 90; an agent that did nothing for so long begins anew.",
+        unit=_TIME,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    unusual_threshold: Annotated[int, f.count(1, 100)] = f.key(
+        3,
+        "How many standard deviations above the mean of its hours are not usual. The deviation counts as at least the "
+        "root of the mean.",
+        unit=_COUNT,
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    unusual_least: Annotated[int, f.count(1, 1_000_000)] = f.key(
+        20, "Fewer in an hour are never unusual.", unit=_COUNT, enforcer=_DECIDE, probe="meters"
+    )
     action: Annotated[str, f.one_of(*w.ALERT_ACTIONS)] = f.key(
         "tell",
         "What is done at a bound beside the alert, until the hour's count is below it again. ask: whatever that agent "

@@ -193,6 +193,10 @@ class Alerts:
     failed_per_hour: int = 0  # runs that failed
     sensitive_per_hour: int = 0  # requests that reach for secrets or for what is off limits
     blocked_command: bool = False  # each command that is blocked
+    unusual: tuple[str, ...] = ()  # "runs", "failed", "sensitive": compared with what is usual for the agent
+    unusual_period: int = 7 * 86_400_000  # ms
+    unusual_threshold: int = 3  # standard deviations
+    unusual_least: int = 20  # fewer in an hour are never unusual
     action: str = "tell"  # or "ask", "stop": until the hour's count is below the bound again
     source: str = ""
 

@@ -181,6 +181,14 @@ def a_time(value: object) -> int:
     return number
 
 
+def days_of_time(value: object) -> int:
+    """A time of one day to a quarter of a year, in milliseconds."""
+    number = a_time(value)
+    if not 86_400_000 <= number <= 90 * 86_400_000:
+        raise refuse(f"{shown(value)} is not between one day and 90 days", "24h to 2160h")
+    return number
+
+
 def time_or_none(value: object) -> int:
     return 0 if value == "none" else a_time(value)
 

@@ -16,6 +16,7 @@ TOOLS = ("shell", "file", "browser")
 TOOL_POLICIES = ("enabled", "whitelist", "restrictive")
 SCOPES = ("caller", "agent", "user", "channel", "tool")
 ALERT_ACTIONS = ("tell", "ask", "stop")
+COMPARED = ("runs", "failed", "sensitive")  # with what is usual for an agent
 SPECIAL = ("caller", "role", "tool", "profile", "zone")  # what match knows beside labels; no label has these names
 PERMISSIONS = (
     "agent:read", "agent:execute", "agent:read_all", "agent:execute_all", "agent:end_all", "logs:read", "config:read",

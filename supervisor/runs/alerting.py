@@ -1,4 +1,5 @@
-"""Alerts: an agent that fails often, reaches for secrets or tries what is blocked, and who is told of it (R100, R103).
+"""Alerts: an agent that fails often, reaches for secrets, tries what is blocked or does what is not usual for it, and
+who is told of it (R100, R101, R103).
 
 The counters are the book's, and what is done at a bound is decided as everything else; here they are counted and told.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from supervisor.audit import events
-from supervisor.decide.bounds import FAILED, SENSITIVE, agent_key
+from supervisor.decide.bounds import FAILED, RUNS, SENSITIVE, agent_key
 from supervisor.runs import sessions
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from supervisor.errors import Denied
     from supervisor.runs.model import Peer, Run
     from supervisor.runs.service import Supervisor
+
+
+def began(room: Supervisor, peer: Peer, who: Who) -> None:
+    """A run begins. Its own count, which follows, writes this one with it, in one transaction."""
+    _count(room, peer, who, RUNS)
 
 
 def failed(room: Supervisor, run: Run, who: Who) -> None:
@@ -38,10 +44,17 @@ def blocked(room: Supervisor, peer: Peer, who: Who, refusal: Denied) -> None:
 
 
 def _count(room: Supervisor, peer: Peer, who: Who, counts: str) -> None:
-    for bound in room.meters.book.plan(room.serving.snapshot).alerts:
+    plan = room.meters.book.plan(room.serving.snapshot)
+    for bound in plan.alerts:
         if bound.scope == counts and (count := room.meters.alarm(bound, who)):
             said = f"{count} in one hour, and policy allows less than {bound.most}"
             _tell(room, peer, who, bound.rule, bound.source, count, bound.action, said)
+    for strange in plan.unusual:
+        if strange.scope == counts:
+            count, usual = room.meters.strange(strange, who)
+            if count:
+                said = f"{count} {counts} in this hour: {usual} are not usual for this agent any more"
+                _tell(room, peer, who, strange.rule, strange.source, count, strange.action, said)
 
 
 def _tell(room: Supervisor, peer: Peer, who: Who, rule: str, source: str, count: int, action: str, reason: str) -> None:

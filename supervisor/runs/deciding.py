@@ -16,7 +16,7 @@ from supervisor.audit import events
 from supervisor.decide import command, scripts
 from supervisor.decide.admission import admit_run
 from supervisor.decide.asking import sensitive
-from supervisor.decide.bounds import Who, agent_key
+from supervisor.decide.bounds import FAILED, RUNS, SENSITIVE, Who, agent_key
 from supervisor.decide.callers import called, find_caller, second_person
 from supervisor.decide.context import credible
 from supervisor.decide.shell import environment
@@ -61,18 +61,23 @@ async def decide(
     try:
         admission = await _placed(room, peer, session, request, analysis, notice)
     except Denied:
-        if room.serving.snapshot.alerts.sensitive_per_hour:
+        if _watches(room, SENSITIVE):
             with contextlib.suppress(StockadeError):  # nobody that policy knows, or a disk that refuses
                 saved = _watched(room, peer, session, request, analysis, _who(room, peer, request))
                 if saved is not None:
                     await asyncio.shield(saved)
         raise
-    if room.serving.snapshot.alerts.sensitive_per_hour:  # a run, or a question, is durable no earlier than this
+    if _watches(room, SENSITIVE):  # a run, or a question, is durable no earlier than this
         _watched(room, peer, session, request, analysis, admission.who)
     place = new_id("ses") if session is None else session.id
     if admission.verdict == "allow":
         return Decided(admission, place, session)
     return await _asked(room, peer, session, request, request_id, notice, Decided(admission, place, session), analysis)
+
+
+def _watches(room: Supervisor, counts: str) -> bool:
+    """Whether policy has any alert counted of it."""
+    return counts in room.meters.book.plan(room.serving.snapshot).watched
 
 
 def _watched(
@@ -193,7 +198,7 @@ def subjects(admission: Admission) -> set[tuple[str, str]]:
     return {(reason.rule, reason.subject) for reason in admission.reasons}
 
 
-def counted(room: Supervisor, admission: Admission, message: StartRun) -> asyncio.Future[None]:
+def counted(room: Supervisor, peer: Peer, admission: Admission, message: StartRun) -> asyncio.Future[None]:
     """The run takes its place and is counted; the future is done when that is durable. Raises Unavailable."""
     meters, limits = room.meters, admission.limits
     meters.rule_used(admission.rule)
@@ -202,6 +207,8 @@ def counted(room: Supervisor, admission: Admission, message: StartRun) -> asynci
         meters.rule_used(f"contexts[{n}]")
     for reason in admission.reasons:
         meters.rule_used(reason.rule)
+    if _watches(room, RUNS):
+        alerting.began(room, peer, admission.who)
     return meters.begin(
         room.serving.snapshot,
         message.run,
@@ -216,7 +223,7 @@ def counted(room: Supervisor, admission: Admission, message: StartRun) -> asynci
 def charged(room: Supervisor, run: Run, who: Who, counters: dict[str, Any] | None) -> asyncio.Future[None]:
     """The run is over: what it used is charged, its place is free. None: nobody knows what it used."""
     failed, snapshot = failure(run.cause, run.exit_code), room.serving.snapshot
-    if failed and snapshot.alerts.failed_per_hour:
+    if failed and _watches(room, FAILED):
         alerting.failed(room, run, who)
     saved = room.meters.end(snapshot.breaker, run.id, counters, failed=failed)
     asyncio.get_running_loop().call_soon(room.line.freed, agent_key(who))

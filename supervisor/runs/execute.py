@@ -45,7 +45,7 @@ async def start(room: Supervisor, peer: Peer, request: RunRequest, request_id: s
         try:
             message = _command(decided, workspace, request)
             # It takes its place before anything is awaited.
-            counted = deciding.counted(room, decided.admission, message)
+            counted = deciding.counted(room, peer, decided.admission, message)
             if session is None:
                 session = await sessions.open_session(
                     room, peer, decided.admission, decided.place, workspace, one_shot=True

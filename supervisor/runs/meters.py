@@ -24,7 +24,7 @@ from supervisor.runs.rulebook import Rulebook
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from supervisor.decide.bounds import AlertBound, Who
+    from supervisor.decide.bounds import AlertBound, UnusualBound, Who
     from supervisor.decide.breaker import State
     from supervisor.policy.snapshot import Breaker, Snapshot
     from supervisor.state.store import Store
@@ -152,6 +152,10 @@ class Meters:
     def alarm(self, bound: AlertBound, who: Who) -> int:
         """One more of what an alert counts; the count when that is to be told now, else 0. save() makes it durable."""
         return self.book.alarm(bound, agent_key(who), self._now())
+
+    def strange(self, bound: UnusualBound, who: Who) -> tuple[int, int]:
+        """One more of what is compared with what is usual; (count, bound) when that is to be told now, else (0, 0)."""
+        return self.book.strange(bound, agent_key(who), self._now())
 
     def save(self) -> asyncio.Future[None]:
         """Done when everything that was counted is durable; it never has to be awaited. It raises Unavailable."""

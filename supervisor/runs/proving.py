@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from supervisor.approvals import terms
 from supervisor.approvals.model import Question
 from supervisor.approvals.totp import Codes
-from supervisor.decide import meters
+from supervisor.decide import meters, usual
 from supervisor.decide.admission import Counters, admit_run
 from supervisor.decide.request import RunRequest
 from supervisor.decide.selftest import NOBODY, example, peer_of
 from supervisor.decide.shell.analyse import analyse_argv
+from supervisor.decide.windows import HOUR
 from supervisor.errors import Denied, LimitReached, StepUpRequired, StockadeError
 from supervisor.policy.snapshot import Alerts, Breaker, Budget, Concurrency, Context, Rate, Rule
 from supervisor.policy.words import may_ever
@@ -116,13 +117,18 @@ def _meters(ask: _Asking) -> str:
 
     def alarmed(alerts: Alerts) -> meters.Book:
         """A book in which this caller's agent has reached every bound of alerts."""
-        book = meters.Book()
-        for bound in book.plan(replace(ask.snapshot, alerts=alerts)).alerts:
-            book.alarm(bound, meters.agent_key(who), int(_NOW * 1000))
+        book, agent, now = meters.Book(), meters.agent_key(who), int(_NOW * 1000)
+        plan = book.plan(replace(ask.snapshot, alerts=alerts))
+        for bound in plan.alerts:
+            book.alarm(bound, agent, now)
+        for strange in plan.unusual:  # a day of hours with one, then one with two more than that
+            for n in range(usual.KNOWN + 3):
+                book.strange(strange, agent, now - max(0, usual.KNOWN - n) * HOUR)
         return book
 
     stop = Alerts(failed_per_hour=1, action="stop", source="proof")
     asks = Alerts(sensitive_per_hour=1, action="ask", source="proof")
+    strange = Alerts(unusual=("runs",), unusual_threshold=1, unusual_least=1, action="stop", source="proof")
 
     def used(**changes: Any) -> meters.Book:
         """A book in which this caller has done something once that failed and took its time."""
@@ -138,6 +144,7 @@ def _meters(ask: _Asking) -> str:
         ask.refusal(LimitReached, "breaker", book=used(breaker=breaker), breaker=breaker),
         ask.refusal(LimitReached, "concurrency.runs_per_agent", book=used(concurrency=places), concurrency=places),
         ask.refusal(LimitReached, "alerts.failed_per_hour", book=alarmed(stop), alerts=stop),
+        ask.refusal(LimitReached, "alerts.unusual[0]", book=alarmed(strange), alerts=strange),
         # Of those who are left in this policy nobody could answer, so what is asked about is denied.
         ask.refusal(Denied, "alerts.sensitive_per_hour", book=alarmed(asks), alerts=asks),
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.book import Book
 from supervisor.decide.breaker import State
-from supervisor.decide.windows import DAY, NOTHING, Spent, unmeasured
+from supervisor.decide.usual import Usual
+from supervisor.decide.windows import DAY, HOUR, NOTHING, Spent, unmeasured
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,6 +37,10 @@ SCHEMA = (
     CREATE TABLE rules (rule TEXT PRIMARY KEY, count INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL)
         WITHOUT ROWID
     """,
+    """
+    CREATE TABLE usual (key TEXT PRIMARY KEY, hour INTEGER NOT NULL, count INTEGER NOT NULL, hours INTEGER NOT NULL,
+        mean REAL NOT NULL, variance REAL NOT NULL, told INTEGER NOT NULL) WITHOUT ROWID
+    """,
 )
 PURGED = 2000  # rows that one job removes, so that no commit waits long for it
 
@@ -50,6 +55,8 @@ _NO_BREAKER = "DELETE FROM breakers WHERE agent = ?"
 _REPEAT = "INSERT OR REPLACE INTO repeats VALUES (?, ?, ?, ?, ?)"
 _NO_REPEAT = "DELETE FROM repeats WHERE agent = ? AND command = ?"
 _RUN = "INSERT OR REPLACE INTO live_runs VALUES (?, ?, ?, ?, ?)"
+_USUAL = "INSERT OR REPLACE INTO usual VALUES (?, ?, ?, ?, ?, ?, ?)"
+_NO_USUAL = "DELETE FROM usual WHERE key = ?"
 _NO_RUN = "DELETE FROM live_runs WHERE run = ?"
 RULE = "INSERT OR REPLACE INTO rules VALUES (?, ?, ?, ?)"
 NO_RULE = "DELETE FROM rules WHERE rule = ?"
@@ -80,6 +87,9 @@ def _one(book: Book, row: Row) -> Statement | None:
     if kind == "repeat":
         repeat = book.repeats.get(of[0], {}).get(of[1])
         return (_NO_REPEAT, (*of,)) if repeat is None else (_REPEAT, (*of, *repeat))
+    if kind == "usual":
+        usual = book.usual.get(of[0])
+        return (_NO_USUAL, (of[0],)) if usual is None else (_USUAL, (of[0], *usual))
     live = book.live.get(of[0])
     if live is None:
         return _NO_RUN, (of[0],)
@@ -113,6 +123,11 @@ def load(connection: sqlite3.Connection, now: int, bound: int) -> tuple[Book, di
         "SELECT agent, command, start, before, count FROM repeats ORDER BY start"
     ):
         book.watch(agent, command, (repeat[0], repeat[1], repeat[2]))
+    for key, at, count, hours, mean, variance, told in connection.execute(
+        "SELECT key, hour, count, hours, mean, variance, told FROM usual"
+    ):
+        hour = min(at, now // HOUR)  # the clock may have been set back
+        book.usual[key] = Usual(hour, count, hours, mean, variance, bool(told))
     open_runs = connection.execute("SELECT run, charged, began, timeout_ms, cpu FROM live_runs").fetchall()
     for run, charged, began, timeout, cpu in open_runs:
         for key in json.loads(charged):

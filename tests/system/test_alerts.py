@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.root
 
 FAILED, SENSITIVE, BLOCKED = (f"alerts.{key}" for key in ("failed_per_hour", "sensitive_per_hour", "blocked_command"))
+UNUSUAL = "alerts.unusual[0]"
+FIXED = "failed_per_hour = 2\nsensitive_per_hour = 2\nblocked_command = true\n"
 SECRET = ("cat", ".ssh/id_ed25519")
 
 
 @pytest.fixture
-def serving(ground: Path, agent: Agent) -> Iterator[Callable[[str], Daemon]]:
+def serving(ground: Path, agent: Agent) -> Iterator[Callable[..., Daemon]]:
     """A service whose alerts come to this action. It asks about nothing else that is tried here."""
     made: list[Daemon] = []
 
-    def start(action: str) -> Daemon:
-        more = f'[alerts]\nfailed_per_hour = 2\nsensitive_per_hour = 2\nblocked_command = true\naction = "{action}"\n'
+    def start(action: str, bounds: str = FIXED) -> Daemon:
+        more = f'[alerts]\n{bounds}action = "{action}"\n'
         made.append(Daemon(ground, agent, sys.executable, decisions(uid_range(), more, **{', "secrets"': ""})))
         return made[-1].__enter__()
 
@@ -59,7 +63,7 @@ def counts_of(daemon: Daemon, rule: str) -> dict[str, int]:
     return {row["of"]: row["used"] for row in rows if row["rule"] == rule and row["of"]}
 
 
-def test_an_agent_that_is_told_of_goes_on(serving: Callable[[str], Daemon], workspace: Path) -> None:
+def test_an_agent_that_is_told_of_goes_on(serving: Callable[..., Daemon], workspace: Path) -> None:
     daemon = serving("tell")
     failing(daemon, workspace, "failing", 3)
     for _ in range(3):
@@ -76,7 +80,7 @@ def test_an_agent_that_is_told_of_goes_on(serving: Callable[[str], Daemon], work
     assert daemon.request("GET", "/v1/status").json["alerts"] == {"agents": 2}
 
 
-def test_an_agent_that_is_asked_about_runs_with_a_yes_alone(serving: Callable[[str], Daemon], workspace: Path) -> None:
+def test_an_agent_that_is_asked_about_runs_with_a_yes_alone(serving: Callable[..., Daemon], workspace: Path) -> None:
     daemon = serving("ask")
     failing(daemon, workspace, "failing")
     ident = asked(wanting(daemon, workspace, "failing"))
@@ -90,7 +94,7 @@ def test_an_agent_that_is_asked_about_runs_with_a_yes_alone(serving: Callable[[s
     assert alerts_of(daemon) == [(FAILED, "failing", 2, "ask")]
 
 
-def test_an_agent_that_is_stopped_stays_so_over_kill_9(serving: Callable[[str], Daemon], workspace: Path) -> None:
+def test_an_agent_that_is_stopped_stays_so_over_kill_9(serving: Callable[..., Daemon], workspace: Path) -> None:
     daemon = serving("stop")
     failing(daemon, workspace, "failing")
     failing(daemon, workspace, "near", 1)
@@ -109,6 +113,27 @@ def test_an_agent_that_is_stopped_stays_so_over_kill_9(serving: Callable[[str], 
     failing(daemon, workspace, "near", 1)
     stopped(daemon, workspace, "near", FAILED)
     assert alerts_of(daemon) == [*told, (FAILED, "near", 2, "stop")]
+
+
+def test_an_hour_that_is_not_usual_for_an_agent_stops_it(serving: Callable[..., Daemon], workspace: Path) -> None:
+    """A day of hours takes a day, so they are written where the service keeps what it learned."""
+    daemon = serving("stop", 'unusual = ["runs"]\nunusual_least = 3\n')
+    assert wanting(daemon, workspace, "steady").status == 200
+    kill(daemon, "main")
+    with contextlib.closing(sqlite3.connect(daemon.root / "state/decisions.db")) as db:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        (hour,) = db.execute("SELECT hour FROM usual WHERE key LIKE 'n:%/steady' AND count = 1").fetchone()
+        db.execute("UPDATE usual SET hour = ?, hours = 30, mean = 1.0", (hour - 1,))
+        db.commit()
+    daemon.start()
+    assert [wanting(daemon, workspace, "steady").status for _ in range(5)] == [200] * 5
+    assert 0 < stopped(daemon, workspace, "steady", UNUSUAL) <= 3600
+    assert wanting(daemon, workspace, "other").status == 200
+    assert counts_of(daemon, UNUSUAL) == {"steady": 5}
+    kill(daemon, "main")
+    daemon.start()
+    stopped(daemon, workspace, "steady", UNUSUAL)
+    assert alerts_of(daemon) == [(UNUSUAL, "steady", 5, "stop")]
 
 
 def stopped(daemon: Daemon, workspace: Path, agent: str, rule: str) -> float:

@@ -1,4 +1,5 @@
-"""What each key of another product does to the policy in the making. One function for each name in keys.py.
+"""What each key of another product does to the policy in the making. One function for each name in keys.py;
+those that say how much stand in amounts.py.
 
 A function returns None when the value is carried over as it is, or a sentence about what of it could not be.
 """
@@ -125,48 +126,6 @@ def _risks(d: Draft, value: Any, risks: tuple[str, ...]) -> str | None:
     before = list(d.get("autonomy", "approval_risks") or [])
     after = [r for r in before if value or r not in risks] + [r for r in risks if value and r not in before]
     d.set("autonomy", "approval_risks", value=after)
-    return None
-
-
-def _rate(d: Draft, value: Any, period: str, scope: str = "agent") -> str | None:
-    if type(value) is not int or not 0 <= value <= 1_000_000:
-        return f"{value!r} is not a usable number"
-    if value == 0:
-        return "0 would refuse everything; no such bound is set"
-    for entry in d.get("rates") or []:
-        if entry.get("scope", "agent") == scope:
-            d.set_entry("rates", scope, period, value)
-            return None
-    d.add("rates", {"scope": scope, period: value}, "what is refused does not count")
-    return None
-
-
-def per_minute(d: Draft, value: Any) -> str | None:
-    return _rate(d, value, "per_minute")
-
-
-def per_hour(d: Draft, value: Any) -> str | None:
-    return _rate(d, value, "per_hour")
-
-
-def per_day(d: Draft, value: Any) -> str | None:
-    return _rate(d, value, "per_day")
-
-
-def failed_per_hour(d: Draft, value: Any) -> str | None:
-    return _alert(d, value, "failed_per_hour")
-
-
-def sensitive_per_hour(d: Draft, value: Any) -> str | None:
-    return _alert(d, value, "sensitive_per_hour")
-
-
-def _alert(d: Draft, value: Any, key: str) -> str | None:
-    if type(value) is not int or not 0 <= value <= 1_000_000:
-        return f"{value!r} is not a usable number"
-    if value == 0:
-        return "0 is never here; 1 is at the first"
-    d.set("alerts", key, value=value)
     return None
 
 
@@ -374,18 +333,6 @@ def exec_approval(d: Draft, value: Any) -> str | None:
         return f"{value!r} is not understood"
     d.set("autonomy", "level", value=word)
     return "what no pattern or risk names is not asked about" if value == "always" else None
-
-
-def rate_on(_d: Draft, value: Any) -> str | None:
-    return None if value is True else "leave [[rates]] out to bound nothing"
-
-
-def rate_limit(d: Draft, value: Any) -> str | None:
-    return _rate(d, value, "per_minute", "caller")
-
-
-def rate_window(_d: Draft, value: Any) -> str | None:
-    return None if value == 60_000 else "windows are a minute, an hour or a day here; maxRequests was taken per minute"
 
 
 def _texts(value: Any) -> list[str] | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from supervisor.policy.importing import carry
+from supervisor.policy.importing import amounts, carry
 from supervisor.policy.importing.draft import Draft
 from supervisor.policy.importing.keys import Format, find
 from supervisor.policy.importing.read import read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PRESETS: dict[str, str] = {"strict": "strict", "moderate": "moderate", "permissive": "permissive"}
 
@@ -49,6 +52,12 @@ def convert(data: bytes, name: str, product: Format | None = None) -> Imported:
     return Imported(chosen, draft.preset, draft.text(_head(name, chosen, draft, rows)), rows)
 
 
+def carrier(name: str) -> Callable[[Draft, Any], str | None]:
+    """The function that carries a key over, by the name that keys.py gives it. Raises AttributeError."""
+    found: Callable[[Draft, Any], str | None] = getattr(amounts if hasattr(amounts, name) else carry, name)
+    return found
+
+
 def _order(item: tuple[str, Any]) -> int:
     """Lists of tools and paths come after the switches that they depend on."""
     late = ("tools.allowList", "forbidden_paths", "blocked_paths", "allowed_commands", "allowedCommands")
@@ -59,7 +68,7 @@ def _row(draft: Draft, product: Format, path: str, value: Any) -> Row:
     key = find(product, path)
     if key.missing:
         return Row(path, key.ours, carried=False, why=key.missing)
-    said = getattr(carry, key.carry)(draft, value)
+    said = carrier(key.carry)(draft, value)
     return Row(path, key.ours, carried=said is None, why=said or key.note)
 
 

@@ -25,9 +25,9 @@ AGENT = "is the agent's or gateway's own and nothing that a supervisor decides"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`carry` names a function of carry.py, "" where there is nothing to do; `note` says what a reader should know.
+    """`carry` names a function of carry.py or amounts.py, "" where there is nothing to do.
 
-    `missing` is why a key is not carried over; empty for one that is.
+    `note` says what a reader should know. `missing` is why a key is not carried over; empty for one that is.
     """
 
     old: str
@@ -89,6 +89,8 @@ ZEROCLAW: tuple[Key, ...] = (
     Key("*max_failed_commands_per_hour", "alerts.failed_per_hour", "failed_per_hour", "of each agent"),
     Key("*max_sensitive_file_access_per_hour", "alerts.sensitive_per_hour", "sensitive_per_hour",
         "of each agent: requests, by what their commands look like"),
+    Key("*baseline_period", "alerts.unusual_period", "baseline", "and `unusual` names what is compared"),
+    Key("*anomaly_threshold", "alerts.unusual_threshold", "threshold", "in standard deviations"),
     Key("*alert_on_blocked_command", "alerts.blocked_command", "blocked_command"),
     *_none(SECRETS, "secrets.*", "*redact_pii", "*pii_patterns", "*api_key", "reliability.api_keys"),
     *_none(GATEWAY, "gateway.*", "tunnel.*", "channels.*", "channels_config.*", "*tls_*", "*require_pairing",

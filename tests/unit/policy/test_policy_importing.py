@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.errors import InvalidRequest
-from supervisor.policy.importing import carry, keys
-from supervisor.policy.importing.convert import Imported, convert
+from supervisor.policy.importing import keys
+from supervisor.policy.importing.convert import Imported, carrier, convert
 from supervisor.policy.importing.read import read
 from supervisor.policy.lint import lint
 from supervisor.policy.load import loads
@@ -77,6 +77,8 @@ def test_the_zeroclaw_sample_means_what_it_said() -> None:
     (rate,) = s.rates
     assert (rate.scope, rate.per_minute, rate.per_hour, rate.per_day) == ("agent", 20, 100, 1000)
     assert (s.alerts.failed_per_hour, s.alerts.sensitive_per_hour) == (10, 5)
+    assert s.alerts.unusual == ("runs", "failed", "sensitive")
+    assert (s.alerts.unusual_period, s.alerts.unusual_threshold) == (14 * 86_400_000, 3)
     assert (s.alerts.blocked_command, s.alerts.action) == (True, "tell")
     assert s.callers[0].workspaces == ("/srv/agents/zeroclaw",)
     why = {row.key: row.why for row in found.rows if not row.carried}
@@ -148,6 +150,8 @@ def test_no_tool_is_no_tool() -> None:
         ("[security]\nmax_failed_commands_per_hour = 0\n", "security.max_failed_commands_per_hour"),
         ('[x]\nmax_sensitive_file_access_per_hour = "5"\n', "x.max_sensitive_file_access_per_hour"),
         ("[security]\nalert_on_blocked_command = 1\n", "security.alert_on_blocked_command"),
+        ('[security]\nbaseline_period = "forever"\n', "security.baseline_period"),
+        ("[security]\nanomaly_threshold = 2.5\n", "security.anomaly_threshold"),
         ("[unheard]\nof = 1\n", "unheard.of"),
     ],
 )
@@ -176,7 +180,7 @@ def test_a_file_that_is_neither_is_told_what_would_be(data: bytes) -> None:
 
 def test_every_row_of_the_table_names_a_function_that_is_there() -> None:
     named = {key.carry for table in keys.TABLES.values() for key in table if key.carry}
-    assert all(callable(getattr(carry, name)) for name in named)
+    assert all(callable(carrier(name)) for name in named)
     for table in keys.TABLES.values():
         assert all(bool(key.missing) != bool(key.carry) for key in table)
         assert table[-1].old == "*"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from supervisor import errors
 from supervisor.decide.bounds import Who
 from supervisor.decide.meters import check
+from supervisor.decide.usual import Usual
+from supervisor.decide.windows import HOUR
 from supervisor.policy import snapshot as s
 from supervisor.runs.meters import Meters
 from supervisor.state.store import Store
@@ -58,6 +61,52 @@ async def test_runs_that_fail_are_told_of_once_and_change_nothing_else(worlds, e
     assert {(row["of"], row["used"]) for row in usage} == {("", 0), ("a7", 4), ("a8", 1)}
     assert world.supervisor.status(ADMINISTRATOR)["alerts"] == {"agents": 1}
     await nothing_left(world)
+
+
+async def test_an_hour_that_is_not_usual_is_told_of_and_done_something_about(worlds, events, monkeypatch) -> None:
+    """What is usual was learned before; runs, failures and what reaches for secrets are compared, each for itself."""
+    every = alerts("stop", unusual=("runs", "failed", "sensitive"), unusual_least=2)
+    world = await serving(worlds, alerts=every)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)  # no hour ends in the middle of this
+    monkeypatch.setattr(world.supervisor.meters, "_clock", lambda: now)
+    book, hour = world.supervisor.meters.book, int(now * 1000) // HOUR
+    for key in ("n:uid:1000/a7", "f:uid:1000/a7", "s:uid:1000/a7"):
+        book.usual[key] = Usual(hour - 1, 1, 40, 1.0, 0.0)
+    seen = events(world)
+    for argv in (("true",), ("cat", ".ssh/id_rsa"), ("false",), ("false",)):
+        await finished(world, *argv, labels={"agent": "a7"})
+    assert await told(world) == []
+    await finished(world, "false", labels={"agent": "a7"})
+    rules = [("alerts.unusual[0]", "a7", 5, "stop")]
+    assert await told(world) == rules
+    assert [e["count"] for e in await heard(seen)] == [5]
+    with pytest.raises(errors.LimitReached) as refusal:
+        await world.run("true", labels={"agent": "a7"})
+    assert refusal.value.rule == "alerts.unusual[0]"
+    await finished(world, "true", labels={"agent": "a8"})
+    assert [book.usual[f"{kind}:uid:1000/a7"].count for kind in "nfs"] == [5, 4, 1]
+    await nothing_left(world)
+
+
+async def test_what_is_usual_goes_on_after_a_restart(tmp_path) -> None:
+    """Learned, counted and told, as it was, in the same transaction as whatever else a run counts."""
+    policy = replace(snapshot(), alerts=alerts(unusual=("runs",), unusual_least=3))
+    hours = [2] * 25 + [9, 1]
+    left = []
+    for n, count in enumerate(hours):
+        store = Store(str(tmp_path / "decisions.db"))
+        await store.open()
+        meters = Meters(store, clock=lambda n=n: NOW + n * 3600)
+        await meters.load()
+        (bound,) = meters.book.plan(policy).unusual
+        left.append([meters.strange(bound, WHO) for _ in range(count)])
+        await meters.save()
+        known = meters.book.usual["n:uid:1000/planner"]
+        await store.close()
+    assert [row for row in left if any(one != (0, 0) for one in row)] == [left[25]]
+    assert [one for one in left[25] if one != (0, 0)] == [(7, 7)]
+    assert (known.count, known.hours, known.told) == (1, 26, False)
 
 
 async def test_what_ends_without_saying_anything_of_the_agent_does_not_count(worlds) -> None:
