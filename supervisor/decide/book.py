@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.decide import breaker, usual
 from supervisor.decide.bounds import agent_key, alert_key, named, plan_of
+from supervisor.decide.owned import Owned, owner
 from supervisor.decide.windows import DAY, HOUR, MINUTE, NOTHING, Daily, Spent, Windows, unmeasured
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Live:
 
 class Book:
     __slots__ = (
-        "_known", "_minute", "_plan", "_repeated", "_swept", "bound", "breakers", "day", "dirty", "live", "places",
-        "repeats", "sessions", "usual", "windows",
+        "_known", "_minute", "_plan", "_repeated", "_repeats_of", "_swept", "bound", "breakers", "day", "dirty", "live",
+        "places", "repeats", "sessions", "usual", "windows",
     )  # fmt: skip
 
     def __init__(self, bound: int = MAX_COUNTERS) -> None:
@@ -55,13 +56,14 @@ class Book:
         self.windows = {span: Windows(span) for span in (MINUTE, HOUR, DAY)}
         self.day = Daily()
         self.sessions: dict[str, Spent] = {}
-        self.breakers: dict[str, breaker.State] = {}
+        self.breakers: Owned[breaker.State] = Owned()
         self.repeats: dict[str, dict[str, Repeat]] = {}
-        self.usual: dict[str, usual.Usual] = {}
+        self.usual: Owned[usual.Usual] = Owned()
         self.live: dict[str, Live] = {}
         self.places: dict[str, int] = {}  # runs that go on, by agent
         self.dirty: set[Row] = set()
         self._repeated = 0
+        self._repeats_of: dict[str, int] = {}  # the same by caller
         self._swept = 0
         self._minute = -1
         self._known: Snapshot | None = None
@@ -73,6 +75,25 @@ class Book:
         for window in self.windows.values():
             found += len(window.counts) + len(window.before)
         return found
+
+    @property
+    def share(self) -> int:
+        """How many of them one caller may have: what it makes up of agents and users leaves room for others."""
+        return self.bound - self.bound // 4
+
+    def held(self, caller: str) -> int:
+        """How many counters a caller has, but for those of its sessions, which the service bounds."""
+        found = self._repeats_of.get(caller, 0)
+        for kept in (self.day.spent, self.breakers, self.usual):
+            found += kept.owners.get(caller, 0)
+        for window in self.windows.values():
+            found += window.counts.owners.get(caller, 0) + window.before.owners.get(caller, 0)
+        return found
+
+    def full(self, caller: str) -> bool:
+        """Whether there is no room for a new counter of this caller."""
+        total = len(self)
+        return total >= self.bound or (total >= self.share and self.held(caller) >= self.share)
 
     def plan(self, snapshot: Snapshot) -> Plan:
         if self._known is not snapshot:
@@ -109,8 +130,10 @@ class Book:
             self.dirty.add(("usual", key))
 
     def room(self, plan: Plan, who: Who, session: str, now: int) -> bool:
-        """Whether what a run would count in fits below the bound."""
-        if len(self) + plan.needs <= self.bound:
+        """Whether what a run would count in fits below the bound, and below its caller's share."""
+        if len(self) + plan.needs <= self.share:
+            return True
+        if len(self) + plan.needs <= self.bound and self.held(who.caller) + plan.needs <= self.share:
             return True
         if now - self._swept >= _SWEEP_EVERY or now < self._swept:
             self.sweep(now)
@@ -122,7 +145,7 @@ class Book:
         hour = self.windows[HOUR].counts
         new += sum(2 * (alert_key(bound.scope, agent_key(who)) not in hour) for bound in plan.alerts)
         new += sum(alert_key(bound.scope, agent_key(who)) not in self.usual for bound in plan.unusual)
-        return not new or len(self) + new <= self.bound
+        return not new or (len(self) + new <= self.bound and self.held(who.caller) + new <= self.share)
 
     # --- what runs do ---------------------------------------------------------------------------------------------
 
@@ -189,7 +212,7 @@ class Book:
         """Policy refused a request."""
         agent = agent_key(who)
         state = self.breakers.get(agent, breaker.CLOSED)
-        if snapshot.breaker.failures and (state is not breaker.CLOSED or len(self) < self.bound):
+        if snapshot.breaker.failures and (state is not breaker.CLOSED or not self.full(who.caller)):
             self._breaker(agent, breaker.denied(state, snapshot.breaker, now))
 
     def alarm(self, bound: AlertBound, agent: str, now: int) -> int:
@@ -199,7 +222,7 @@ class Book:
         """
         self.roll(now)
         window, key = self.windows[HOUR], alert_key(bound.scope, agent)
-        if key not in window.counts and len(self) >= self.bound:  # only of requests that are denied: see room()
+        if key not in window.counts and self.full(owner(agent)):  # only of requests that are denied: see room()
             return 0
         told = f"!{key}"
         window.add(key)
@@ -207,7 +230,7 @@ class Book:
         used = window.used(key, now)
         if used < bound.most or told in window.counts:
             return 0
-        if len(self) < self.bound:
+        if not self.full(owner(agent)):
             window.add(told)
             self.dirty.add(("rate", HOUR, window.at, told))
         return used
@@ -219,7 +242,7 @@ class Book:
         """
         key, hour = alert_key(bound.scope, agent), now // HOUR
         before = self.usual.get(key)
-        if before is None and len(self) >= self.bound:  # only of requests that are denied: see room()
+        if before is None and self.full(owner(agent)):  # only of requests that are denied: see room()
             return 0, 0
         found = usual.counted(before, bound, hour)
         limit = 0 if found.told else usual.unusual(found, bound, hour)
@@ -253,7 +276,9 @@ class Book:
     def watch(self, agent: str, command: str, repeat: Repeat) -> None:
         """A command and how often it was begun; the oldest of too many goes."""
         commands = self.repeats.setdefault(agent, {})
-        self._repeated += command not in commands
+        if command not in commands:
+            self._repeated += 1
+            self._repeats_of[owner(agent)] = self._repeats_of.get(owner(agent), 0) + 1
         commands.pop(command, None)
         commands[command] = repeat
         if len(commands) > COMMANDS:
@@ -309,6 +334,10 @@ class Book:
     def _unwatch(self, agent: str, command: str) -> None:
         del self.repeats[agent][command]
         self._repeated -= 1
+        if self._repeats_of[owner(agent)] > 1:
+            self._repeats_of[owner(agent)] -= 1
+        else:
+            del self._repeats_of[owner(agent)]
         if not self.repeats[agent]:
             del self.repeats[agent]
         self.dirty.add(("repeat", agent, command))

@@ -116,12 +116,14 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
     if worst is not None:
         _reached(worst[1], worst[0], left)
     if not book.room(plan, who, session, at):
+        held = book.held(who.caller)
         raise LimitReached(
-            f"{len(book)} counters are kept, and this request would need one more",
+            f"{len(book)} counters are kept, {held} of this caller, and this request would need one more",
             field="agent",
             rule="counters",
             layer="decision",
-            allowed=f"{book.bound} counters of all callers, agents, users, channels and tools together",
+            allowed=f"{book.bound} counters of all callers, agents, users, channels and tools together, "
+            f"{book.share} of one caller",
             hint="state fewer different agents, users and channels; counters of a minute and an hour go by themselves",
             retry_after=_RETRY_ROOM,
         )

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from supervisor.decide.owned import Owned
+
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
 
@@ -28,8 +30,8 @@ class Windows:
     def __init__(self, length: int) -> None:
         self.length = length
         self.at = 0  # the number of the aligned window that `counts` are of
-        self.counts: dict[str, int] = {}
-        self.before: dict[str, int] = {}
+        self.counts: Owned[int] = Owned()
+        self.before: Owned[int] = Owned()
 
     def roll(self, now: int) -> None:
         """Forget what is over. A clock that was set back by more than a window takes the counts with it: they hold
@@ -39,8 +41,8 @@ class Windows:
         if at == self.at or at == self.at - 1:
             return
         if at > self.at:
-            self.before = self.counts if at == self.at + 1 else {}
-            self.counts = {}
+            self.before = self.counts if at == self.at + 1 else Owned()
+            self.counts = Owned()
         self.at = at
 
     def used(self, key: str, now: int) -> int:
@@ -66,7 +68,9 @@ class Windows:
 
     def take_back(self, key: str, at: int) -> bool:
         """Undo one add() of window `at`; False when that is over."""
-        bucket = self.counts if at == self.at else self.before if at == self.at - 1 else {}
+        bucket = self.counts if at == self.at else self.before if at == self.at - 1 else None
+        if bucket is None:
+            return False
         count = bucket.get(key, 0)
         if count > 1:
             bucket[key] = count - 1
@@ -113,13 +117,13 @@ class Daily:
 
     def __init__(self) -> None:
         self.at = 0  # days since 1970
-        self.spent: dict[str, Spent] = {}
+        self.spent: Owned[Spent] = Owned()
 
     def roll(self, now: int) -> None:
         """Begin anew at midnight. A clock that was set back keeps what was spent."""
         at = now // DAY
         if at > self.at:
-            self.spent = {}
+            self.spent = Owned()
         if at != self.at:
             self.at = at
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.book import Book
 from supervisor.decide.breaker import State
+from supervisor.decide.owned import Owned
 from supervisor.decide.usual import Usual
 from supervisor.decide.windows import DAY, HOUR, NOTHING, Spent, unmeasured
 
@@ -111,12 +112,12 @@ def load(connection: sqlite3.Connection, now: int, bound: int) -> tuple[Book, di
     for span, window in book.windows.items():
         window.at = now // span
         connection.execute("UPDATE OR REPLACE rates SET at = ? WHERE span = ? AND at > ?", (window.at, span, window.at))
-        window.counts = dict(_counts(connection, span, window.at))
-        window.before = dict(_counts(connection, span, window.at - 1))
+        window.counts = Owned(_counts(connection, span, window.at))
+        window.before = Owned(_counts(connection, span, window.at - 1))
     book.day.at = now // DAY
     connection.execute("UPDATE OR REPLACE days SET at = ? WHERE at > ?", (book.day.at, book.day.at))
     days = connection.execute("SELECT key, cpu_us, wall_us, written, processes FROM days WHERE at = ?", (book.day.at,))
-    book.day.spent = {key: Spent(*spent) for key, *spent in days}
+    book.day.spent = Owned((key, Spent(*spent)) for key, *spent in days)
     for agent, *values in connection.execute("SELECT agent, failures, since, until, why FROM breakers"):
         book.breakers[agent] = State(*values)
     for agent, command, *repeat in connection.execute(

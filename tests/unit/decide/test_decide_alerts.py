@@ -146,7 +146,7 @@ def test_why_says_the_bound_and_that_it_is_for_a_person_to_weigh(action: str, ve
 
 
 def test_a_full_book_counts_nobody_new_and_lets_nobody_new_begin() -> None:
-    desk = Desk(policy("tell", failed_per_hour=1, sensitive_per_hour=1), bound=4)
+    desk = Desk(policy("tell", failed_per_hour=1, sensitive_per_hour=1), bound=5)
     assert check(desk.snapshot, WHO, "", desk.book, desk.now).left == ()
     assert desk.alarm() + desk.alarm(SENSITIVE) == [1, 1]
     assert len(desk.book) == 4

@@ -262,7 +262,7 @@ def test_as_many_commands_of_an_agent_are_watched_as_there_is_room_for() -> None
 def test_at_the_bound_a_new_counter_is_refused_and_an_old_one_goes_on() -> None:
     desk = Desk(policy(rate(minute=100)), bound=10)
     for i in range(10):
-        desk.begin(WHO._replace(agent=f"a{i}"))
+        desk.begin(WHO._replace(caller="uid:1000" if i < 5 else "uid:2000", agent=f"a{i}"))
     told = desk.refused(WHO._replace(agent="one more"))
     assert told.rule == "counters"
     assert told.allowed is not None
@@ -272,11 +272,31 @@ def test_at_the_bound_a_new_counter_is_refused_and_an_old_one_goes_on() -> None:
     assert desk.check(WHO._replace(agent="one more")), "what is over was dropped"
 
 
+def test_no_caller_alone_uses_up_the_room_of_all() -> None:
+    """Whoever makes up agents without end is refused; who comes later, and what is known already, is not."""
+    desk = Desk(policy(rate(minute=100), breaker=Breaker(repeats=50)), bound=100)
+    agents = 0
+    while desk.book.held("uid:1000") < 74:  # two counters each
+        desk.begin(WHO._replace(agent=f"made-up-{agents}"), what="x")
+        agents += 1
+    told = desk.refused(WHO._replace(agent="one more"))
+    assert told.rule == "counters"
+    assert "75 of one caller" in (told.allowed or "")
+    assert len(desk.book) == 2 * agents == 74
+    desk.begin(WHO._replace(agent="made-up-3"), what="x")
+    for n in range(8):
+        desk.begin(Who("unit:other.service", f"a{n}"), what="x")
+    desk.now += 120
+    assert desk.check(WHO._replace(agent="one more")), "the counts of a minute are over"
+
+
 def test_denials_at_the_bound_add_nothing() -> None:
-    desk = Desk(policy(breaker=Breaker(failures=5)), bound=3)
-    for i in range(10):
-        desk.book.denied(desk.snapshot, WHO._replace(agent=f"a{i}"), desk.at)
-    assert len(desk.book) == 3
+    desk = Desk(policy(breaker=Breaker(failures=5)), bound=4)
+    for caller in ("uid:1000", "uid:2000"):
+        for i in range(10):
+            desk.book.denied(desk.snapshot, Who(caller, f"a{i}"), desk.at)
+    assert len(desk.book) == 4
+    assert (desk.book.held("uid:1000"), desk.book.held("uid:2000")) == (3, 1)
 
 
 def test_idle_breakers_are_forgotten_after_a_day() -> None:
