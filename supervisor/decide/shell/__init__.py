@@ -19,7 +19,10 @@ prevent, in the kernel. So everything here errs towards saying what it saw, and 
     calls.py      one simple command: noted, looked at, followed into what it starts
     builtins.py   commands of the shell that change what holds for the next
     readers.py    shells and interpreters: whatever reads a text as a program
-    inline.py     what code handed to python, perl, awk and so on starts
+    inline.py     what code handed to perl, awk, node and so on starts: by patterns
+    pycode.py     what Python code does, read by ast
+    pyvalues.py   what its expressions come to
+    pyeffects.py  which of its calls matter
     starters.py   env, xargs, find, ssh and so on: programs that start others
     git.py        the same of git
     tools.py      the same of make, tar, docker and so on

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import inline, places, risks
+from supervisor.decide.shell import inline, places, pycode, pyeffects, risks
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown
 from supervisor.decide.shell.options import operand
@@ -90,6 +90,7 @@ _CODE = {"python": "c", "pypy": "c", "ipython": "c", "perl": "eE", "ruby": "e", 
          "scala": "e", "elixir": "e", "guile": "c", "jruby": "e", "ocaml": "e", "ghci": "e", "expect": "c",
          "tsx": "e", "ts-node": "e"}  # fmt: skip
 
+_PYTHONS = frozenset(("python", "pypy", "ipython"))
 _LONG_CODE = frozenset(["--eval", "--print", "--run", "--command", "eval"])
 
 
@@ -174,18 +175,19 @@ def code(call: Call, text: str, via: str) -> None:
         call.risk("dynamic", f"what {via} runs is only known at run time")
     if f.NET in call.stdin.traits and re.search(r"\b(?:exec|eval)\b[\s\S]*(?:stdin|STDIN|<>|read)", text):
         call.risk("remote_code", f"{via} runs what came over the network")
-    for kind, detail in inline.signs(text):
+    found = (pycode.read(text) if call.name in _PYTHONS else None) or pyeffects.Found()
+    for kind, detail in (*inline.signs(text), *found.signs):
         call.risk(kind, detail)
-    for path in inline.deletes(text):
+    for path in (*inline.deletes(text), *found.deletes):
         if places.vast(path):
             call.risk("destructive", f"deletes all of {path}")
             call.walk.command(["rm", "-rf", path], call.inner(via), call.span, [], EMPTY)
-    for path, writes in inline.paths(text):
+    for path, writes in (*inline.paths(text), *found.paths):
         places.note(call, path, writes=writes)
     for path in inline.strings(text):
         if path[:1] in "/~" and places.SECRET.search(path):
             places.note(call, path, writes=False)
-    for one in inline.starts(text):
+    for one in (*inline.starts(text), *found.starts):
         if isinstance(one, list):
             call.run(one, via, EMPTY)
         elif one.strip():

@@ -1,0 +1,398 @@
+"""Python that a command hands to python: what it would start, delete, open; read by ast, not run. Pure.
+
+Statement by statement names are followed through imports, assignments, loops over written lists and calls of functions
+of its own; what cannot be told stays unknown, and an unknown program is none. Patterns (inline.py) look at the same
+text, and alone at what ast cannot parse.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from supervisor.decide.shell import pyeffects as e
+from supervisor.decide.shell import pyvalues as v
+from supervisor.decide.shell.flow import DECODED, FILE, NET, SETTINGS
+from supervisor.decide.shell.limits import TooMuch
+from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.pyvalues import UNKNOWN, Func, Method, PathText, Ref, Val
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_SYSTEM = ("system", "popen")
+_STEPS = 20_000
+_UNROLLED, _EACH = 64, 8  # rounds of loops over written lists: of all together, of one
+_CALLS = 64
+_DEPTH, _INNER = 4, 16_384  # code inside of code: how deep, and how many characters of it
+_NESTED = 150  # expressions inside of expressions
+
+
+def read(text: str) -> e.Found | None:
+    """What Python code does, as far as it tells; None when it is no Python. Raises TooMuch."""
+    reader = _Reader(e.Found())
+    return reader.found if reader.code(text) else None
+
+
+class _Reader:
+    def __init__(self, found: e.Found) -> None:
+        self.found = found
+        self.env: dict[str, Val] = {}
+        self.stars: list[str] = []
+        self.defined: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+        self.entered: set[int] = set()
+        self.active: list[int] = []
+        self.returned: list[Val] = []
+        self.steps = self.unrolled = self.calls = self.depth = self.nested = self.inner = 0
+
+    def code(self, text: str) -> bool:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that are none
+                tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+        self.block(tree.body)
+        for node in self.defined:
+            if id(node) not in self.entered:
+                self.enter(node, [], {})
+        return True
+
+    # --- statements -----------------------------------------------------------------------------------------------
+
+    def block(self, body: Sequence[ast.stmt]) -> None:
+        for node in body:
+            self.statement(node)
+
+    def statement(self, node: ast.stmt) -> None:
+        self.step()
+        handler = _STATEMENTS.get(type(node).__name__)
+        if handler is not None:
+            handler(self, node)
+            return
+        for name, part in ast.iter_fields(node):
+            if isinstance(part, ast.expr):
+                self.value(part)
+            elif isinstance(part, list) and name in ("body", "orelse", "finalbody"):
+                self.block(part)
+            elif isinstance(part, list):
+                for one in part:
+                    self.part(one)
+
+    def part(self, node: Any) -> None:
+        """An `except`, a `case`, an item of `with`."""
+        if isinstance(node, ast.withitem):
+            found = self.value(node.context_expr)
+            if node.optional_vars is not None:
+                self.bind(node.optional_vars, found)
+        elif isinstance(node, ast.expr):
+            self.value(node)
+        else:
+            self.block(getattr(node, "body", ()))
+
+    def with_(self, node: Any) -> None:
+        for item in node.items:
+            self.part(item)
+        self.block(node.body)
+
+    def assign(self, node: Any) -> None:
+        if node.value is None:
+            return
+        found = self.value(node.value)
+        if isinstance(node, ast.AugAssign):
+            found = v.binary(node.op, self.value(node.target), found)
+        for target in getattr(node, "targets", None) or [node.target]:
+            self.bind(target, found)
+
+    def bind(self, target: ast.expr, found: Val) -> None:
+        if isinstance(target, ast.Name):
+            self.env[target.id] = found
+        elif isinstance(target, ast.Starred):
+            self.bind(target.value, UNKNOWN)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            items = found.it if isinstance(found.it, list) and len(found.it) == len(target.elts) else None
+            for n, one in enumerate(target.elts):
+                self.bind(one, items[n] if items is not None else Val(None, found.traits))
+
+    def import_(self, node: Any) -> None:
+        for alias in node.names:
+            whole = alias.name if alias.asname else alias.name.split(".")[0]
+            self.env[alias.asname or whole] = Val(Ref(whole))
+
+    def import_from(self, node: Any) -> None:
+        for alias in node.names:
+            if alias.name == "*":
+                self.stars.append(node.module or "")
+            else:
+                self.env[alias.asname or alias.name] = Val(Ref(f"{node.module}.{alias.name}"))
+
+    def loop(self, node: Any) -> None:
+        self.over(node.target, self.value(node.iter), lambda: self.block(node.body))
+        self.block(node.orelse)
+
+    def over(self, target: ast.expr, of: Val, body: Callable[[], object]) -> None:
+        """Once for each of a list that is written out, as long as it is short; else once for whatever it is."""
+        for item in self.items(of):
+            self.bind(target, item)
+            body()
+
+    def items(self, of: Val) -> Iterator[Val]:
+        listed = of.it if isinstance(of.it, list) else []
+        if not listed or (len(listed) > 1 and self.unrolled >= _UNROLLED):
+            yield Val(None, of.traits)
+            return
+        for item in listed[:_EACH]:
+            self.unrolled += len(listed) > 1
+            yield Val(item.it, item.traits | of.traits)
+
+    def define(self, node: Any) -> None:
+        for one in node.decorator_list:
+            self.value(one)
+        self.defined.append(node)
+        self.env[node.name] = Val(Func(node))
+
+    def class_(self, node: Any) -> None:
+        kept = dict(self.env)
+        self.block(node.body)
+        self.env = kept
+
+    def return_(self, node: Any) -> None:
+        if node.value is not None:
+            self.returned.append(self.value(node.value))
+
+    def enter(self, node: ast.FunctionDef | ast.AsyncFunctionDef, args: list[Val], named: dict[str, Val]) -> Val:
+        """A call of a function of its own."""
+        self.calls += 1
+        self.entered.add(id(node))
+        if self.calls > _CALLS or id(node) in self.active:
+            return UNKNOWN
+        kept, returned = dict(self.env), self.returned
+        self.returned = []
+        self.active.append(id(node))
+        parameters = [*node.args.posonlyargs, *node.args.args]
+        defaults = node.args.defaults
+        for n, parameter in enumerate(parameters):
+            behind = n - (len(parameters) - len(defaults))
+            given = args[n] if n < len(args) else named.get(parameter.arg)
+            self.env[parameter.arg] = given or (self.value(defaults[behind]) if behind >= 0 else UNKNOWN)
+        for one in (*node.args.kwonlyargs, node.args.vararg, node.args.kwarg):
+            if one is not None:
+                self.env[one.arg] = named.get(one.arg, UNKNOWN)
+        self.block(node.body)
+        self.active.pop()
+        found = self.returned[0] if self.returned else UNKNOWN
+        self.env, self.returned = kept, returned
+        return found
+
+    # --- expressions ----------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps > _STEPS:
+            raise TooMuch
+
+    def value(self, node: ast.expr) -> Val:
+        self.step()
+        self.nested += 1
+        if self.nested > _NESTED:
+            raise TooMuch
+        try:
+            handler = _EXPRESSIONS.get(type(node).__name__)
+            if handler is not None:
+                return handler(self, node)
+            parts = [self.value(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+            return Val(None, v.traits(parts))
+        finally:
+            self.nested -= 1
+
+    def name(self, node: Any) -> Val:
+        found = self.env.get(node.id)
+        if found is not None:
+            return found
+        for module in self.stars:
+            if f"{module}.{node.id}" in e.RUNS_TEXT | e.RUNS_LIST or module in ("os", "shutil"):
+                return Val(Ref(f"{module}.{node.id}"))
+        return Val(Ref(node.id))
+
+    def attribute(self, node: Any) -> Val:
+        of = self.value(node.value)
+        if isinstance(of.it, Ref):
+            name = f"{of.it.name}.{node.attr}"
+            if name == "os.environ":
+                return Val(Ref(name), frozenset((SETTINGS,)))
+            return Val("/") if name in ("os.sep", "os.path.sep") else Val(Ref(name), of.traits)
+        if isinstance(of.it, PathText) and node.attr == "parent":
+            return Val(PathText(v.join([Val(of.it.text), Val("..")])))
+        return Val(Method(of, node.attr), of.traits)
+
+    def binop(self, node: Any) -> Val:
+        return v.binary(node.op, self.value(node.left), self.value(node.right))
+
+    def joined(self, node: Any) -> Val:
+        parts = [self.value(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values]
+        return Val("".join(map(v.marked, parts))[: v.MAX_TEXT], v.traits(parts))
+
+    def listed(self, node: Any) -> Val:
+        items: list[Val] = []
+        for one in node.elts:
+            found = self.value(one.value if isinstance(one, ast.Starred) else one)
+            items += found.it if isinstance(one, ast.Starred) and isinstance(found.it, list) else [found]
+        return Val(items[:512], v.traits(items[:512]))
+
+    def comprehension(self, node: Any) -> Val:
+        out: list[Val] = []
+        kept = dict(self.env)
+
+        def go(n: int) -> None:
+            if n == len(node.generators):
+                out.append(self.value(node.elt if hasattr(node, "elt") else node.value))
+                return
+            of = self.value(node.generators[n].iter)
+            listed = of.it if n == 0 and len(node.generators) == 1 and isinstance(of.it, list) else None
+            if listed is not None and len(listed) > _EACH and not any(isinstance(i.it, list) for i in listed):
+                for item in listed[:512]:  # characters that are put together
+                    self.bind(node.generators[n].target, item)
+                    go(n + 1)
+                return
+            for item in self.items(of):
+                self.bind(node.generators[n].target, item)
+                for test in node.generators[n].ifs:
+                    self.value(test)
+                go(n + 1)
+
+        go(0)
+        self.env = kept
+        return Val(out, v.traits(out))
+
+    def lambda_(self, node: Any) -> Val:
+        kept = dict(self.env)
+        for one in (*node.args.args, *node.args.kwonlyargs):
+            self.env[one.arg] = UNKNOWN
+        self.value(node.body)
+        self.env = kept
+        return UNKNOWN
+
+    def walrus(self, node: Any) -> Val:
+        found = self.value(node.value)
+        self.bind(node.target, found)
+        return found
+
+    def either(self, node: Any) -> Val:
+        self.value(node.test)
+        body, other = self.value(node.body), self.value(node.orelse)
+        return body if body.it is not None else other
+
+    def subscript(self, node: Any) -> Val:
+        of = self.value(node.value)
+        if isinstance(node.slice, ast.Slice):
+            step = node.slice.step
+            back = isinstance(step, ast.UnaryOp) and isinstance(step.op, ast.USub)
+            turned = of.it[::-1] if back and isinstance(of.it, str) else None
+            return Val(turned, of.traits | ({DECODED} if back else set()))
+        at = self.value(node.slice)
+        if isinstance(of.it, Ref) and of.it.name == "os.environ":
+            return Val(v.HOME) if at.it == "HOME" else UNKNOWN
+        if isinstance(of.it, list) and isinstance(at.it, int) and -len(of.it) <= at.it < len(of.it):
+            found: Val = of.it[at.it]
+            return found
+        return Val(None, of.traits)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def call(self, node: Any) -> Val:
+        func = self.value(node.func)
+        args: list[Val] = []
+        for one in node.args:
+            found = self.value(one.value if isinstance(one, ast.Starred) else one)
+            args += found.it if isinstance(one, ast.Starred) and isinstance(found.it, list) else [found]
+        named = {keyword.arg or "**": self.value(keyword.value) for keyword in node.keywords}
+        it = func.it
+        if isinstance(it, Func):
+            return self.enter(it.node, args, named)
+        if isinstance(it, Method):
+            if isinstance(it.of.it, PathText) and it.name in e.OS_OF_PATH:
+                return self.named(f"os.{it.name}", [it.of, *args], named, func)
+            if it.name in _SYSTEM and args:  # of the C library
+                e.started(self.found, it.name, args[0], args)
+            return e.of_path(self.found, it.of, it.name, args, named) or v.method(it.of, it.name, args)
+        if isinstance(it, Ref):
+            return self.named(it.name.removeprefix("builtins."), args, named, func)
+        return Val(None, func.traits | v.traits(args))
+
+    def named(self, name: str, args: list[Val], named: dict[str, Val], func: Val) -> Val:
+        first = args[0] if args else named.get("args", named.get("cmd", UNKNOWN))
+        module, _, last = name.rpartition(".")
+        if name == "getattr" and len(args) > 1 and isinstance(first.it, Ref) and (attr := v.text(args[1])):
+            return Val(Ref(f"{first.it.name}.{attr}"))
+        if name in ("__import__", "importlib.import_module"):
+            return Val(Ref(v.text(first) or ANY))
+        if name == "map" and len(args) > 1:
+            mapped = [self.apply(args[0], item) for item in v.each(args[1])]
+            return Val(mapped, v.traits(mapped))
+        if name in e.CODE:
+            return self.coded(name, first)
+        if name in e.RUNS_TEXT or name in e.RUNS_LIST or (last in _SYSTEM and module not in ("", "platform")):
+            e.started(self.found, name, first, args)
+        elif module == "os" and (last.startswith(("exec", "spawn", "posix_spawn"))):
+            e.replaced(self.found, last, args)
+        elif name in e.OPENS:
+            return e.opened(self.found, args, named)
+        elif name == "urllib.request.urlretrieve" and len(args) > 1:
+            self.found.starts.append(["curl", "-o", v.marked(args[1]), v.marked(first)])
+        else:
+            e.files(self.found, name, args)
+        sent = v.traits([*args[1:], *named.values()])
+        if name in e.SENDS and sent & {FILE, SETTINGS}:
+            self.found.signs.append(("exfiltration", f"{name} sends what is in a file or in the environment"))
+        found = v.known(name, args)
+        return found if found is not None else Val(None, func.traits | v.traits(args))
+
+    def apply(self, func: Val, item: Val) -> Val:
+        self.step()
+        if isinstance(func.it, Func):
+            return self.enter(func.it.node, [item], {})
+        return self.named(func.it.name, [item], {}, func) if isinstance(func.it, Ref) else UNKNOWN
+
+    def coded(self, name: str, first: Val) -> Val:
+        """exec, eval and compile; what is compiled is run as well."""
+        if NET in first.traits:
+            self.found.signs.append(("remote_code", "code that runs what it fetched"))
+        if DECODED in first.traits:
+            self.found.signs.append(("evasion", "code that runs decoded text"))
+        if isinstance(first.it, str) and ANY not in first.it:
+            self.inner += len(first.it)
+            if self.depth >= _DEPTH or self.inner > _INNER:
+                raise TooMuch
+            self.depth += 1
+            self.code(first.it)
+            self.depth -= 1
+        return Val(None, first.traits) if name == "compile" else UNKNOWN
+
+
+_STATEMENTS: dict[str, Callable[[_Reader, Any], None]] = {
+    **dict.fromkeys(("Assign", "AnnAssign", "AugAssign"), _Reader.assign),
+    **dict.fromkeys(("For", "AsyncFor"), _Reader.loop),
+    **dict.fromkeys(("With", "AsyncWith"), _Reader.with_),
+    **dict.fromkeys(("FunctionDef", "AsyncFunctionDef"), _Reader.define),
+    "Import": _Reader.import_,
+    "ImportFrom": _Reader.import_from,
+    "ClassDef": _Reader.class_,
+    "Return": _Reader.return_,
+}
+_EXPRESSIONS: dict[str, Callable[[_Reader, Any], Val]] = {
+    **dict.fromkeys(("List", "Tuple", "Set"), _Reader.listed),
+    **dict.fromkeys(("ListComp", "GeneratorExp", "SetComp", "DictComp"), _Reader.comprehension),
+    "Constant": lambda _reader, node: v.constant(node.value),
+    "Name": _Reader.name,
+    "Attribute": _Reader.attribute,
+    "BinOp": _Reader.binop,
+    "JoinedStr": _Reader.joined,
+    "Lambda": _Reader.lambda_,
+    "UnaryOp": lambda reader, node: v.unary(node.op, reader.value(node.operand)),
+    "NamedExpr": _Reader.walrus,
+    "IfExp": _Reader.either,
+    "Subscript": _Reader.subscript,
+    "Call": _Reader.call,
+    "Await": lambda reader, node: reader.value(node.value),
+}
