@@ -142,6 +142,11 @@ def prove(snapshot: Snapshot, profile: Profile, world: World, layout: Layout) ->
             if proving.failed:
                 return [("session", False, proving.failed)]
             found = proofs.judge(profile, proving.answers, canaries)
+            for _ in range(proofs.MORE_SPINS):
+                if ("cpu", True) not in [(probe, holds) for probe, holds, _ in found]:
+                    again = Proving(snapshot, proved, proofs.long_spin(proved), world)
+                    again.ask(workspace, question)
+                    found = [p for p in found if p[0] != "cpu"] + [proofs.judge_cpu(again.answers.get("cpu"))]
             found.append(proofs.judge_owner(profile, workspace, proving.answers.get("mark")))
             found.append(proofs.judge_commands(profile, proving.answers.get("allowed_commands")))
             reading = Proving(snapshot, narrowed(proved, readonly=True), proofs.READONLY, world)
