@@ -1,13 +1,14 @@
 """What code handed to a language's own interpreter starts: literals in calls that run programs. Pure.
 
-No language is parsed here. Calls that start programs are found by their names, their literal arguments are read, and
-everything else about the code stays unsaid.
+No language is parsed here. Calls that start programs are found by their names, their literal arguments are read, also
+where those are put together or have a name, and everything else about the code stays unsaid.
 """
 
 from __future__ import annotations
 
 import re
 
+from supervisor.decide.shell.pyeffects import Found
 from supervisor.decide.shell.words import ansi
 
 _STRING = r"""(?:[bBfFuUrR]{0,2})("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
@@ -33,8 +34,10 @@ _OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s
 _PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(_STRING)
 _DELETES = re.compile(
-    r"(?:rmtree|rmSync|rmdirSync|rimraf|rm_rf|rm_r|remove_dir_all|removedirs|rm|remove_tree|deleteTree|FileUtils\.\w+)\s*\(?\s*"
-    + _STRING
+    r"(?:\bunlink['\"]\s*,\s*glob\s*\(\s*|(?:rmtree|rmSync|rmdirSync|rimraf|rm_rf|rm_r|remove_dir_all|removedirs|rm|remove_tree|deleteTree|FileUtils\.\w+|unlink)"
+    r"\s*\(?\s*(?:glob\s*\(?\s*)?"
+    r"|\bDir\s*\.\s*(?:glob|children|entries|each_child)\s*\(?\s*(?=[^\n]{0,200}(?:rm_r|delete|unlink|remove))"
+    r"|\bfind\s*\(\s*sub\s*\{[^{}]{0,80}unlink[^{}]{0,80}\}\s*,\s*)" + _STRING
 )
 _HIDDEN = re.compile(
     r"(?:\b(?:exec|eval|system|compile|marshal\.loads|__import__)\b|Function\s*\(|pickle\.loads|\bos\.system|subprocess)"
@@ -57,13 +60,65 @@ _GAWK_NET = re.compile(r"/inet[46]?/(?:tcp|udp)/[\s\S]*(?:\|&|\bgetline\b|\bsyst
 _SETUID = re.compile(r"\bset(?:re|res)?uid\s*\(\s*0|\$<\s*=\s*0|\$>\s*=\s*0|Process::Sys\.setuid|posix_setuid")
 _FORKS = re.compile(
     r"while\s*(?:\(?\s*(?:1|True|true)\s*\)?)\s*:?\s*(?:\{\s*)?(?:os\.)?fork|fork\s+while\s+(?:fork|1|true)\b"
-    r"|loop\s*(?:\{|do)\s*fork"
+    r"|loop\s*(?:\{|do)\s*fork|while\s*\(\s*(?:1|true)\s*\)[^\n;]{0,80}\bfork\s*\("
 )
 _MEMORY = re.compile(r"memfd_create|ctypes[\s\S]*(?:execve|syscall)|\bsyscall\s*\(?\s*\(?\s*(?:319|59|221)")
-_WRITES = re.compile(r"\bopen\s*\(\s*" + _STRING + r"\s*,\s*['\"][wa]|writeFile(?:Sync)?\s*\(\s*" + _STRING)
+_WRITES = re.compile(
+    r"\bopen\s*\(\s*" + _STRING + r"\s*,\s*['\"][wa]"
+    r"|(?:(?:write|append)File(?:Sync)?|createWriteStream|\b(?:File|IO)\s*\.\s*(?:write|binwrite|delete|unlink)"
+    r"|file_put_contents|\bunlink|os\s*\.\s*remove|(?:truncate|unlink)Sync)\s*\(?\s*"
+    + _STRING
+    + r"|\bopen\s*\(?[^;()]{0,40},\s*['\"]\+?>>?['\"]\s*,\s*"
+    + _STRING
+)
+_CHMOD = re.compile(r"\bchmod(?:Sync)?\s*\(?\s*" + _STRING + r"\s*,\s*0?o?([0-7]{3,4})\b")
+_CHMOD_FIRST = re.compile(r"\bchmod\s*\(?\s*0?o?([0-7]{3,4})\s*,\s*" + _STRING)
+_ENDS_ALL = re.compile(r"\bkill\s*\(?\s*(?:['\":]?\w+['\"]?\s*,\s*)?-1\b")
+_DENO = re.compile(r"\bDeno\.Command\s*\(\s*" + _STRING + r"\s*,\s*\{[^{}]{0,200}?\bargs\s*:\s*(\[[^\]]*\])")
+_INCLUDES = re.compile(r"\b(?:include|require)(?:_once)?\b\s*\(?\s*['\"](?:https?|ftp|data):")
+_SHELL_NET = re.compile(
+    r"(?:spawn|exec)\w*\s*\(\s*['\"](?:/bin/)?(?:ba|z|da|a)?sh['\"][\s\S]{0,400}(?:\bnet\s*\.|Socket|\bconnect\s*\()"
+    r"|require\s*\(\s*['\"](?:net|tls)['\"][\s\S]{0,400}(?:spawn|exec)\w*\s*\(\s*['\"](?:/bin/)?(?:ba|z|da|a)?sh['\"]"
+)
+FETCHES = re.compile(r"https?\s*\.\s*get\b|\bfetch\s*\(|LWP|Net::HTTP|URI\.open|open-uri|https?['\"]\s*\)\s*\.\s*get")
+# What stands for the home directory, for a text put together of two, and for a name that is given a text.
+_HOME = re.compile(
+    r"process\.env\.HOME\b|(?:require\s*\(\s*['\"]os['\"]\s*\)|\bos)\s*\.\s*homedir\s*\(\s*\)|\bENV\s*\[\s*['\"]HOME['\"]\s*\]"
+    r"|\$ENV\{['\"]?HOME['\"]?\}|\bgetenv\s*\(\s*['\"]HOME['\"]\s*\)|\bDir\s*\.\s*home\b"
+)
+_TWO = re.compile(
+    r"(?P<a>['\"])(?P<left>[^'\"\\\n]{0,400})(?P=a)\s*(?:\+|\.\.?)\s*(?P<b>['\"])(?P<right>[^'\"\\\n]{0,400})(?P=b)"
+)
+_GIVEN = re.compile(
+    r"(?:^|[;\n{(,]|\b(?:const|let|var|local|my|our)\b)\s*(?P<name>[$@]?[A-Za-z_]\w{0,40})\s*=\s*(?P<text>'[^'\\\n]{1,200}'|\"[^\"\\\n]{1,200}\")"
+)
 _READS = re.compile(
     r"\b(?:open|readFile(?:Sync)?|read_text|File\.read|file_get_contents|slurp|Path|readlines)\s*\(\s*" + _STRING
 )
+
+
+def read(code: str) -> Found:
+    """What patterns find in the code of whatever language."""
+    return Found(starts(code), deletes(code), paths(code), signs(code))
+
+
+def expanded(code: str) -> str:
+    """The code with texts put together that stand as two, and names replaced by the text that they were given.
+
+    A name may be given another text later, and be part of one: so this is looked at beside the code, never instead.
+    """
+    code = _HOME.sub("'~'", code)
+    for found in list(_GIVEN.finditer(code))[:16]:
+        edge = r"(?<![\w$@.'\"])" + ("" if found["name"][0] in "$@" else r"\b")
+        used = re.compile(rf"{edge}{re.escape(found['name'])}\b(?!\s*=[^=])")
+        text = found["text"].replace("\\", r"\\")
+        code = code[: found.end()] + used.sub(text, code[found.end() :])[:65_536]
+    for _ in range(8):
+        joined = _TWO.sub(r"\g<a>\g<left>\g<right>\g<a>", code)
+        if joined == code:
+            break
+        code = joined
+    return code
 
 
 def literal(quoted: str) -> str:
@@ -87,6 +142,13 @@ def starts(code: str) -> list[str | list[str]]:
             out.append(literals)
             if literals[0].rsplit("/", 1)[-1] == literals[1].rsplit("/", 1)[-1]:
                 out.append([literals[0], *literals[2:]])
+    out += [["chmod", m.group(2), literal(m.group(1))] for m in _CHMOD.finditer(code)]
+    out += [["chmod", m.group(1), literal(m.group(2))] for m in _CHMOD_FIRST.finditer(code)]
+    out += [["kill", "-9", "-1"] for _ in list(_ENDS_ALL.finditer(code))[:1]]
+    out += [
+        [literal(m.group(1)), *(literal(s.group(1)) for s in _LITERAL.finditer(m.group(2)))]
+        for m in _DENO.finditer(code)
+    ]
     out += [m.group(1) for m in _OPENED.finditer(code) if "|" in m.group(0)]
     out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
     for pattern in (_BACKTICKS, _PIPED):
@@ -127,7 +189,9 @@ def signs(code: str) -> list[tuple[str, str]]:
         out.append(("evasion", "code that runs decoded text"))
     if _FETCHED.search(code):
         out.append(("remote_code", "code that runs what it fetched"))
-    if _SHELL_OUT.search(code) or ("/inet" in code and _GAWK_NET.search(code)):
+    if _INCLUDES.search(code):
+        out.append(("remote_code", "code that includes what is on another host"))
+    if _SHELL_OUT.search(code) or _SHELL_NET.search(code) or ("/inet" in code and _GAWK_NET.search(code)):
         out += [("remote_code", "code that ties a shell to the network"), ("exfiltration", "a shell to the network")]
     if _SETUID.search(code):
         out.append(("privilege", "code that becomes root"))

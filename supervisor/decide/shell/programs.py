@@ -16,7 +16,7 @@ SHELLS = frozenset(
 _RUNTIMES = [
     "python", "pypy", "perl", "ruby", "node", "nodejs", "deno", "bun", "php", "lua", "luajit", "tclsh", "wish",
     "expect",
-    "awk", "gawk", "mawk", "nawk", "osascript", "julia", "Rscript", "ipython", "jruby", "irb", "guile", "sbcl",
+    "awk", "gawk", "mawk", "nawk", "osascript", "julia", "R", "Rscript", "ipython", "jruby", "irb", "guile", "sbcl",
     "emacs", "vim", "vi", "nvim", "ed", "ex", "gdb", "java", "dotnet", "groovy", "scala", "jshell", "erl", "elixir",
     "iex", "ghci", "runghc", "ocaml", "qjs", "tsx", "ts-node", "m4", "sqlite3", "psysh",
 ]  # fmt: skip

@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import inline, places, pycode, pyeffects, risks
+from supervisor.decide.shell import inline, places, pycode, risks
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown
 from supervisor.decide.shell.options import operand
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
+    from supervisor.decide.shell.pyeffects import Found
 
 STDIN = re.compile(r"-|/dev/stdin|(?:/dev|/proc/self)/fd/\d+")
 
@@ -88,7 +89,7 @@ _CODE = {"python": "c", "pypy": "c", "ipython": "c", "perl": "eE", "ruby": "e", 
     "bun": "ep",
          "php": "rBER", "lua": "e", "luajit": "e", "julia": "eE", "Rscript": "e", "osascript": "e", "groovy": "e",
          "scala": "e", "elixir": "e", "guile": "c", "jruby": "e", "ocaml": "e", "ghci": "e", "expect": "c",
-         "tsx": "e", "ts-node": "e"}  # fmt: skip
+         "tsx": "e", "ts-node": "e", "R": "e"}  # fmt: skip
 
 _PYTHONS = frozenset(("python", "pypy", "ipython"))
 _LONG_CODE = frozenset(["--eval", "--print", "--run", "--command", "eval"])
@@ -175,19 +176,28 @@ def code(call: Call, text: str, via: str) -> None:
         call.risk("dynamic", f"what {via} runs is only known at run time")
     if f.NET in call.stdin.traits and re.search(r"\b(?:exec|eval)\b[\s\S]*(?:stdin|STDIN|<>|read)", text):
         call.risk("remote_code", f"{via} runs what came over the network")
-    found = (pycode.read(text) if call.name in _PYTHONS else None) or pyeffects.Found()
-    for kind, detail in (*inline.signs(text), *found.signs):
-        call.risk(kind, detail)
-    for path in (*inline.deletes(text), *found.deletes):
-        if places.vast(path):
-            call.risk("destructive", f"deletes all of {path}")
-            call.walk.command(["rm", "-rf", path], call.inner(via), call.span, [], EMPTY)
-    for path, writes in (*inline.paths(text), *found.paths):
-        places.note(call, path, writes=writes)
+    looked = [inline.read(one) for one in dict.fromkeys((text, inline.expanded(text)))]
+    if call.name in _PYTHONS and (found := pycode.read(text)) is not None:
+        looked.append(found)
+    for one in looked:
+        _did(call, one, via, fetches=inline.FETCHES.search(text) is not None)
     for path in inline.strings(text):
         if path[:1] in "/~" and places.SECRET.search(path):
             places.note(call, path, writes=False)
-    for one in (*inline.starts(text), *found.starts):
+
+
+def _did(call: Call, found: Found, via: str, *, fetches: bool) -> None:
+    for kind, detail in found.signs:
+        call.risk(kind, detail)
+    for path in found.deletes:
+        if places.vast(path):
+            call.risk("destructive", f"deletes all of {path}")
+            call.walk.command(["rm", "-rf", path], call.inner(via), call.span, [], EMPTY)
+    for path, writes in found.paths:
+        places.note(call, path, writes=writes)
+        if writes and fetches:
+            call.walk.downloaded.add(path.removeprefix("./"))
+    for one in found.starts:
         if isinstance(one, list):
             call.run(one, via, EMPTY)
         elif one.strip():
