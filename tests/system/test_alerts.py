@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Agent, Reply
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("within_one_hour")]
 
 FAILED, SENSITIVE, BLOCKED = (f"alerts.{key}" for key in ("failed_per_hour", "sensitive_per_hour", "blocked_command"))
 UNUSUAL = "alerts.unusual[0]"

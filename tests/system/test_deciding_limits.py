@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Agent, Reply
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("within_one_hour")]
 
 MORE = """
 [[rates]]
