@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor import errors
 from supervisor.decide.command import MAX_PATH, text
-from supervisor.policy.match import inside, path_matches, secret_part
+from supervisor.policy.match import path_matches, secret_part
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from supervisor.decide.context import Context
     from supervisor.decide.request import Peer
@@ -135,10 +135,9 @@ def check_granted(caller: Caller, path: str) -> None:
 
 def check_apart(path: str, peer: Peer, workspaces: Collection[tuple[str, int]]) -> None:
     """Two live sessions share a workspace of the same owner, or their workspaces lie apart."""
+    below, above = f"{path}/", set(_ancestors(path))  # both are normalised: this is asked of each live session
     for other, uid in workspaces:
-        if other == path and uid == peer.uid:
-            continue
-        if inside(path, other) or inside(other, path):
+        if (other == path and uid != peer.uid) or other in above or other.startswith(below):
             # The path of somebody else's session is not this caller's to know.
             named = f" ({other})" if uid == peer.uid else ""
             raise errors.Conflict(
@@ -146,6 +145,12 @@ def check_apart(path: str, peer: Peer, workspaces: Collection[tuple[str, int]]) 
                 field="workspace",
                 hint="use that very directory, or wait until the other session is closed",
             )
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    while path not in ("/", ""):
+        path = path.rpartition("/")[0] or "/"
+        yield path
 
 
 def no_session(ident: str) -> errors.NotFound:

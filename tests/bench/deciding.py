@@ -42,9 +42,8 @@ def measure(place: Place, batches: int) -> dict[str, list[float]]:
     live = RunRequest(session=session.id, argv=argv)
     one_shot = RunRequest(workspace=place.workspace, argv=argv)
     # As full as the service may be: one live session for each that the policy allows.
-    full = Counters(
-        sessions=snapshot.service.sessions - 1, workspaces=[(place.workspace, agent.uid)] * 200, now=time.time()
-    )
+    others = [(f"/srv/agents/tenant-{n}/work", n) for n in range(200)]
+    full = Counters(sessions=snapshot.service.sessions - 1, workspaces=others, now=time.time())
     known = analyse_argv(argv)
     less = {"memory": profile.limits.memory // 2, "timeout_ms": 1000, "processes": 8}
     calls: dict[str, Callable[[], object]] = {
