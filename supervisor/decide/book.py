@@ -123,8 +123,9 @@ class Book:
             if now - max(start for start, _, _ in commands.values()) > DAY:
                 for command in tuple(commands):
                     self._unwatch(key, command)
-        periods = [bound.period for bound in self._plan.unusual] if self._known is not None else []
-        oldest = now // HOUR - max(periods, default=DAY // HOUR)
+        if self._known is None:  # no policy says yet how long what is usual is kept
+            return
+        oldest = now // HOUR - max([bound.period for bound in self._plan.unusual], default=DAY // HOUR)
         for key in [key for key, found in self.usual.items() if found.hour < oldest]:
             del self.usual[key]
             self.dirty.add(("usual", key))

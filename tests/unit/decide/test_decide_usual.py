@@ -208,6 +208,21 @@ def test_usage_says_what_is_usual_once_it_is_known() -> None:
     assert (row["of"], row["counts"], row["used"], row["allowed"]) == ("planner", "runs", 3, row["used"] + row["left"])
 
 
+def test_what_was_loaded_is_kept_until_a_policy_says_for_how_long() -> None:
+    """A service that starts on Monday and is only looked at first still knows what was usual on Friday."""
+    desk = Desk(policy("tell"))
+    desk.act(5)
+    loaded = Book()
+    loaded.usual = desk.book.usual
+    loaded.roll(desk.now + 3 * DAY)
+    assert len(loaded.usual) == 1
+    loaded.plan(desk.snapshot)
+    loaded.roll(desk.now + 6 * DAY)
+    assert len(loaded.usual) == 1
+    loaded.roll(desk.now + 8 * DAY)
+    assert len(loaded.usual) == 0
+
+
 def test_a_full_book_learns_of_nobody_new_and_an_idle_agent_makes_room() -> None:
     desk = Desk(policy("tell"), bound=1)
     desk.act(5)
