@@ -93,13 +93,18 @@ def _git(call: Call) -> None:
         call.risk("destructive", "rewrites or deletes history")
     if "credential" in joined and re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
         call.risk("secrets", "prints stored passwords")
+    if "clone" in call.words or "push" in call.words:
+        _remote(call)
+    if _ELSEWHERE.search(joined):
+        call.risk("persistence", "git runs hooks of another place from now on")
+
+
+def _remote(call: Call) -> None:
     act, *given = [w for w in operands(call.words) if not unknown(w)] or [""]
     if act == "clone" and given and ("://" in given[0] or "@" in given[0]):
         call.walk.trees.add(_tree(given))
     elif act == "push" and given and ("://" in given[0] or re.match(r"[\w.-]+@[\w.-]+:", given[0])):
         call.risk("exfiltration", f"git sends the repository to {given[0]}")
-    if _ELSEWHERE.search(joined):
-        call.risk("persistence", "git runs hooks of another place from now on")
 
 
 def _upload(call: Call) -> None:
