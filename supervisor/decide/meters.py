@@ -249,27 +249,19 @@ def _reached(bound: Bound, wait: float, left: list[tuple[str, int]]) -> NoReturn
             retry_after=wait / 1000,
             left=dict(left),
         )
-    if isinstance(bound, UnusualBound):
+    if isinstance(bound, AlertBound | UnusualBound):
+        allowed, until = f"less than {most_of(bound)}", "it is below the bound again"
+        if isinstance(bound, UnusualBound):
+            allowed = f"{bound.threshold} standard deviations above the mean of its hours, {bound.least} in any case"
+            until = "the hour is over"
         raise LimitReached(
             f"this agent had {most_of(bound)}, and is stopped for it",
             field="agent",
             rule=bound.rule,
             source=bound.source,
             layer="decision",
-            allowed=f"{bound.threshold} standard deviations above the mean of its hours, and {bound.least} in any case",
-            hint=f"find out why; in {wait / 1000:.3f} s the hour is over",
-            retry_after=wait / 1000,
-            left=dict(left),
-        )
-    if isinstance(bound, AlertBound):
-        raise LimitReached(
-            f"this agent had {most_of(bound)}, and is stopped for it",
-            field="agent",
-            rule=bound.rule,
-            source=bound.source,
-            layer="decision",
-            allowed=f"less than {most_of(bound)}",
-            hint=f"find out why; in {wait / 1000:.3f} s it is below the bound again",
+            allowed=allowed,
+            hint=f"find out why; in {wait / 1000:.3f} s {until}",
             retry_after=wait / 1000,
             left=dict(left),
         )
