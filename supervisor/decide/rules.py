@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from supervisor import errors
 from supervisor.decide.context import matches
 from supervisor.decide.trace import Reason
-from supervisor.policy.words import permission_matches
+from supervisor.policy.words import grants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def apply(
     """
     asked: list[Reason] = []
     for n, rule in enumerate(snapshot.rules):
-        if not _concerns(rule.permissions, permission) or not matches(rule.match, facts):
+        if not grants(rule.permissions, permission) or not matches(rule.match, facts):
             continue
         lacking = unmet(rule, facts, now, audit_ok=audit_ok)
         key = f"rules[{n}] {rule.name}"
@@ -86,11 +86,6 @@ def unmet(rule: Rule, facts: Mapping[str, str], now: float, *, audit_ok: bool) -
             said = f"the label {name} is {facts[name][:64]!r}" if facts.get(name) else f"the label {name} is missing"
             return f"labels.{name}", said, f"{name}: {', '.join(patterns)}"
     return None
-
-
-@lru_cache(maxsize=512)
-def _concerns(patterns: tuple[str, ...], permission: str) -> bool:
-    return any(permission_matches(pattern, permission) for pattern in patterns)
 
 
 @lru_cache(maxsize=64)

@@ -91,11 +91,12 @@ def role(snapshot: Snapshot, name: str) -> Role:
 
 
 def role_permits(snapshot: Snapshot, name: str, permission: str) -> bool:
-    return _granted(role(snapshot, name).permissions, permission)
+    return grants(role(snapshot, name).permissions, permission)
 
 
 @lru_cache(maxsize=512)  # asked several times for each request
-def _granted(permissions: tuple[str, ...], permission: str) -> bool:
+def grants(permissions: tuple[str, ...], permission: str) -> bool:
+    """Whether one of these patterns of permissions names this one."""
     return any(permission_matches(pattern, permission) for pattern in permissions)
 
 

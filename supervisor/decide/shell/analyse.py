@@ -15,7 +15,16 @@ from supervisor.decide.shell.flow import EMPTY, Flow
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.marks import clean, reserved
 from supervisor.decide.shell.model import Analysis, Parse, ShellSyntaxError
-from supervisor.decide.shell.programs import INTERPRETERS, RUNNERS, SHELLS, STARTERS, WRAPPERS, base, family
+from supervisor.decide.shell.programs import (
+    INTERPRETERS,
+    RUNNERS,
+    SHELLS,
+    STARTERS,
+    WRAPPERS,
+    base,
+    family,
+    is_interpreter,
+)
 from supervisor.decide.shell.scope import Scope
 from supervisor.decide.shell.walk import Walk
 
@@ -27,6 +36,7 @@ __all__ = ["Parse", "analyse_argv", "analyse_script", "needs_parser"]
 MAX_TEXT = 65_536  # characters of a script that are looked at
 _TOO_MUCH = "it runs more than can be followed"
 _LINE = 4096  # characters
+_CODE = 96  # the same, of one word
 _LINES = 24  # of a text that does not parse, how many are looked at alone
 _INTERESTING = SHELLS | INTERPRETERS | WRAPPERS
 
@@ -76,7 +86,12 @@ def _needed(_text: str) -> NoReturn:
 
 
 def needs_parser(argv: Sequence[str]) -> bool:
-    """Whether a shell text hides in a command that only a parser can read: `bash -c`, `env sh -c`."""
+    """Whether a shell text hides in a command that only a parser can read: `bash -c`, `env sh -c`.
+
+    Or code of a language, but for a word or two of it: that is read in the parser's process, where time is bounded.
+    """
+    if any(len(word) > _CODE for word in argv) and any(is_interpreter(word) for word in argv):
+        return True
     if not argv or (family(base(argv[0])) not in _INTERESTING and "ld" not in argv[0]):
         return False
     try:

@@ -7,8 +7,8 @@ where those are put together or have a name, and everything else about the code 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
-from supervisor.decide.shell.pyeffects import Found
 from supervisor.decide.shell.words import ansi
 
 _STRING = r"""(?:[bBfFuUrR]{0,2})("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
@@ -97,6 +97,21 @@ _READS = re.compile(
 )
 
 
+@dataclass(slots=True)
+class Found:
+    """What code does, of any language: shell texts and lists of words that it starts, what it deletes with all that is
+    in it, files, signs.
+    """
+
+    starts: list[str | list[str]] = field(default_factory=list)
+    deletes: list[str] = field(default_factory=list)
+    paths: list[tuple[str, bool]] = field(default_factory=list)  # and whether it is written
+    signs: list[tuple[str, str]] = field(default_factory=list)
+
+    def size(self) -> int:
+        return len(self.starts) + len(self.deletes) + len(self.paths) + len(self.signs)
+
+
 def read(code: str) -> Found:
     """What patterns find in the code of whatever language."""
     return Found(starts(code), deletes(code), paths(code), signs(code))
@@ -145,10 +160,7 @@ def starts(code: str) -> list[str | list[str]]:
     out += [["chmod", m.group(2), literal(m.group(1))] for m in _CHMOD.finditer(code)]
     out += [["chmod", m.group(1), literal(m.group(2))] for m in _CHMOD_FIRST.finditer(code)]
     out += [["kill", "-9", "-1"] for _ in list(_ENDS_ALL.finditer(code))[:1]]
-    out += [
-        [literal(m.group(1)), *(literal(s.group(1)) for s in _LITERAL.finditer(m.group(2)))]
-        for m in _DENO.finditer(code)
-    ]
+    out += [[literal(m.group(1)), *strings(m.group(2))] for m in _DENO.finditer(code)]
     out += [m.group(1) for m in _OPENED.finditer(code) if "|" in m.group(0)]
     out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
     for pattern in (_BACKTICKS, _PIPED):

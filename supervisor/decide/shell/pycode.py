@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.decide.shell import pyeffects as e
 from supervisor.decide.shell import pyvalues as v
 from supervisor.decide.shell.flow import DECODED, FILE, NET, SETTINGS
+from supervisor.decide.shell.inline import Found
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.marks import ANY
 from supervisor.decide.shell.pyvalues import UNKNOWN, Func, Method, PathText, Ref, Val
@@ -21,27 +22,26 @@ from supervisor.decide.shell.pyvalues import UNKNOWN, Func, Method, PathText, Re
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_SYSTEM = ("system", "popen")
 _STEPS = 20_000
-_UNROLLED, _EACH = 64, 8  # rounds of loops over written lists: of all together, of one
-_CALLS = 64
+_UNROLLED, _EACH = 256, 64  # rounds of loops over written lists: of all together, of one
+_CALLS, _NESTED = 200, 150  # calls of its own functions; expressions inside of expressions
 _DEPTH, _INNER = 4, 16_384  # code inside of code: how deep, and how many characters of it
-_NESTED = 150  # expressions inside of expressions
 
 
-def read(text: str) -> e.Found | None:
+def read(text: str) -> Found | None:
     """What Python code does, as far as it tells; None when it is no Python. Raises TooMuch."""
-    reader = _Reader(e.Found())
+    reader = _Reader(Found())
     return reader.found if reader.code(text) else None
 
 
 class _Reader:
-    def __init__(self, found: e.Found) -> None:
+    def __init__(self, found: Found) -> None:
         self.found = found
         self.env: dict[str, Val] = {}
         self.stars: list[str] = []
         self.defined: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
         self.entered: set[int] = set()
+        self.acting: set[int] = set()  # functions that start, delete or open something
         self.active: list[int] = []
         self.returned: list[Val] = []
         self.steps = self.unrolled = self.calls = self.depth = self.nested = self.inner = 0
@@ -116,16 +116,9 @@ class _Reader:
                 self.bind(one, items[n] if items is not None else Val(None, found.traits))
 
     def import_(self, node: Any) -> None:
-        for alias in node.names:
-            whole = alias.name if alias.asname else alias.name.split(".")[0]
-            self.env[alias.asname or whole] = Val(Ref(whole))
-
-    def import_from(self, node: Any) -> None:
-        for alias in node.names:
-            if alias.name == "*":
-                self.stars.append(node.module or "")
-            else:
-                self.env[alias.asname or alias.name] = Val(Ref(f"{node.module}.{alias.name}"))
+        self.env.update(v.imported(node))
+        if "*" in self.env:
+            self.stars.append(self.env.pop("*").it.name.removesuffix(".*"))
 
     def loop(self, node: Any) -> None:
         self.over(node.target, self.value(node.iter), lambda: self.block(node.body))
@@ -139,10 +132,14 @@ class _Reader:
 
     def items(self, of: Val) -> Iterator[Val]:
         listed = of.it if isinstance(of.it, list) else []
-        if not listed or (len(listed) > 1 and self.unrolled >= _UNROLLED):
+        if not listed:
             yield Val(None, of.traits)
-            return
-        for item in listed[:_EACH]:
+        before = self.found.size()
+        for n, item in enumerate(listed):
+            if n and (n >= _EACH or self.unrolled >= _UNROLLED):
+                if self.found.size() > before:  # those that are left would do as much, and nobody has looked
+                    raise TooMuch
+                return
             self.unrolled += len(listed) > 1
             yield Val(item.it, item.traits | of.traits)
 
@@ -166,7 +163,10 @@ class _Reader:
         self.calls += 1
         self.entered.add(id(node))
         if self.calls > _CALLS or id(node) in self.active:
+            if self.calls > _CALLS and id(node) in self.acting:
+                raise TooMuch
             return UNKNOWN
+        before = self.found.size()
         kept, returned = dict(self.env), self.returned
         self.returned = []
         self.active.append(id(node))
@@ -181,6 +181,8 @@ class _Reader:
                 self.env[one.arg] = named.get(one.arg, UNKNOWN)
         self.block(node.body)
         self.active.pop()
+        if self.found.size() > before:
+            self.acting.add(id(node))
         found = self.returned[0] if self.returned else UNKNOWN
         self.env, self.returned = kept, returned
         return found
@@ -231,14 +233,14 @@ class _Reader:
 
     def joined(self, node: Any) -> Val:
         parts = [self.value(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values]
-        return Val("".join(map(v.marked, parts))[: v.MAX_TEXT], v.traits(parts))
+        return Val(v.cut("".join(map(v.marked, parts))), v.traits(parts))
 
     def listed(self, node: Any) -> Val:
         items: list[Val] = []
         for one in node.elts:
             found = self.value(one.value if isinstance(one, ast.Starred) else one)
             items += found.it if isinstance(one, ast.Starred) and isinstance(found.it, list) else [found]
-        return Val(items[:512], v.traits(items[:512]))
+        return Val(v.several(items), v.traits(items))
 
     def comprehension(self, node: Any) -> Val:
         out: list[Val] = []
@@ -313,7 +315,7 @@ class _Reader:
         if isinstance(it, Method):
             if isinstance(it.of.it, PathText) and it.name in e.OS_OF_PATH:
                 return self.named(f"os.{it.name}", [it.of, *args], named, func)
-            if it.name in _SYSTEM and args:  # of the C library
+            if it.name in e.SYSTEM and args:  # of the C library
                 e.started(self.found, it.name, args[0], args)
             return e.of_path(self.found, it.of, it.name, args, named) or v.method(it.of, it.name, args)
         if isinstance(it, Ref):
@@ -332,7 +334,7 @@ class _Reader:
             return Val(mapped, v.traits(mapped))
         if name in e.CODE:
             return self.coded(name, first)
-        if name in e.RUNS_TEXT or name in e.RUNS_LIST or (last in _SYSTEM and module not in ("", "platform")):
+        if name in e.RUNS_TEXT or name in e.RUNS_LIST or (last in e.SYSTEM and module not in ("", "platform")):
             e.started(self.found, name, first, args)
         elif module == "os" and (last.startswith(("exec", "spawn", "posix_spawn"))):
             e.replaced(self.found, last, args)
@@ -376,7 +378,7 @@ _STATEMENTS: dict[str, Callable[[_Reader, Any], None]] = {
     **dict.fromkeys(("With", "AsyncWith"), _Reader.with_),
     **dict.fromkeys(("FunctionDef", "AsyncFunctionDef"), _Reader.define),
     "Import": _Reader.import_,
-    "ImportFrom": _Reader.import_from,
+    "ImportFrom": _Reader.import_,
     "ClassDef": _Reader.class_,
     "Return": _Reader.return_,
 }

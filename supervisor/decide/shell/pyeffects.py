@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import pyvalues as v
 from supervisor.decide.shell.flow import FILE, NET
 from supervisor.decide.shell.marks import ANY
 from supervisor.decide.shell.pyvalues import UNKNOWN, PathText, Val
+
+if TYPE_CHECKING:
+    from supervisor.decide.shell.inline import Found
 
 RUNS_TEXT = frozenset(
     ("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands.getoutput",
@@ -17,21 +20,12 @@ RUNS_LIST = frozenset(
     f"subprocess.{name}" for name in ("run", "call", "check_call", "check_output", "Popen")
 ) | {"asyncio.create_subprocess_exec", "sh.Command"}  # fmt: skip
 OS_OF_PATH = frozenset(("chmod", "rename", "replace"))  # methods of a Path that functions of os have the names of
+SYSTEM = ("system", "popen")  # of whatever module
 OPENS = frozenset(("open", "io.open", "codecs.open", "os.open"))
 CODE = frozenset(("exec", "eval", "compile", "runpy.run_path"))
 SENDS = frozenset(
     f"{module}.{name}" for module in ("requests", "httpx") for name in ("post", "put", "patch", "request")
 ) | {"urllib.request.Request", "urllib.request.urlopen"}  # fmt: skip
-
-
-@dataclass(slots=True)
-class Found:
-    """Shell texts and lists of words that are started; what is deleted with all that is in it; files; signs."""
-
-    starts: list[str | list[str]] = field(default_factory=list)
-    deletes: list[str] = field(default_factory=list)
-    paths: list[tuple[str, bool]] = field(default_factory=list)  # and whether it is written
-    signs: list[tuple[str, str]] = field(default_factory=list)
 
 
 def started(found: Found, name: str, first: Val, args: list[Val]) -> None:

@@ -83,6 +83,16 @@ def text(value: Val) -> str | None:
     return str(it) if isinstance(it, int) else None
 
 
+def cut(text: str, most: int = MAX_TEXT) -> str:
+    """A text within its bound. What is left out stays said: a padded text does not end in what is harmless."""
+    return text if len(text) <= most else text[:most] + ANY
+
+
+def several(items: list[Val]) -> list[Val]:
+    """The same of a list."""
+    return items if len(items) <= _MAX_ITEMS else [*items[:_MAX_ITEMS], UNKNOWN]
+
+
 def marked(value: Val) -> str:
     found = text(value)
     return ANY if found is None else found
@@ -106,12 +116,20 @@ def children(path: str, *, whole: bool) -> Val:
 def added(left: Val, right: Val) -> Val:
     both = left.traits | right.traits
     if isinstance(left.it, list) and isinstance(right.it, list):
-        return Val((left.it + right.it)[:_MAX_ITEMS], both)
+        return Val(several(left.it + right.it), both)
     if isinstance(left.it, int) and isinstance(right.it, int):
         return Val(left.it + right.it, both)
     if isinstance(left.it, str) or isinstance(right.it, str):
-        return Val((marked(left) + marked(right))[:MAX_TEXT], both)
+        return Val(cut(marked(left) + marked(right)), both)
     return Val(None, both)
+
+
+def imported(node: ast.Import | ast.ImportFrom) -> dict[str, Val]:
+    """The names that an import makes, and what stands behind each; `*` for all of a module."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name: Val(Ref(f"{node.module}.{alias.name}")) for alias in node.names}
+    whole = [(alias.asname, alias.name if alias.asname else alias.name.split(".")[0]) for alias in node.names]
+    return {asname or name: Val(Ref(name)) for asname, name in whole}
 
 
 def constant(it: object) -> Val:
@@ -129,7 +147,8 @@ def binary(op: ast.operator, left: Val, right: Val) -> Val:
     if isinstance(op, ast.Div) and isinstance(left.it, PathText):
         return Val(PathText(join([left, right])), both)
     if isinstance(op, ast.Mult) and isinstance(left.it, str) and isinstance(right.it, int):
-        return Val((left.it * max(0, min(right.it, 256)))[:MAX_TEXT], both)
+        most = MAX_TEXT // max(1, len(left.it))
+        return Val(left.it * min(right.it, most) + (ANY if right.it > most else ""), both)
     return Val(None, both)
 
 
@@ -139,7 +158,7 @@ def unary(op: ast.unaryop, of: Val) -> Val:
 
 def each(of: Val) -> list[Val]:
     """The items of a list; what is no known list is one that is not known."""
-    return of.it[:_MAX_ITEMS] if isinstance(of.it, list) else [Val(None, of.traits)]
+    return several(of.it) if isinstance(of.it, list) else [Val(None, of.traits)]
 
 
 def formatted(form: str, values: Sequence[Val]) -> str:
@@ -151,7 +170,7 @@ def formatted(form: str, values: Sequence[Val]) -> str:
             return found[0][0]
         return marked(left.pop(0)) if left else ANY
 
-    return _FIELD.sub(one, form[:_MAX_TAKEN_APART])[:MAX_TEXT]
+    return cut(_FIELD.sub(one, cut(form, _MAX_TAKEN_APART)))
 
 
 def method(of: Val, name: str, args: Sequence[Val]) -> Val:
@@ -161,22 +180,22 @@ def method(of: Val, name: str, args: Sequence[Val]) -> Val:
     if isinstance(it, PathText):
         return _of_path(it.text, name, args)
     if isinstance(it, list):
-        if name in ("append", "add") and args and len(it) < _MAX_ITEMS:
-            it.append(args[0])
+        if name in ("append", "add") and args:
+            it[:] = several([*it, args[0]])
         elif name == "extend" and args and isinstance(args[0].it, list):
-            it.extend(args[0].it[: max(0, _MAX_ITEMS - len(it))])
+            it[:] = several(it + args[0].it)
         return Val(it if name == "copy" else None, both)
     if not isinstance(it, str):
         return Val(None, both)
     if name == "join" and args and isinstance(args[0].it, list):
-        return Val(it.join(texts(args[0]) or ())[:MAX_TEXT], both | traits(args[0].it))
+        return Val(cut(it.join(texts(args[0]) or ())), both | traits(args[0].it))
     if name == "split":
         by = text(args[0]) if args else None
-        return Val([Val(part) for part in it[:_MAX_TAKEN_APART].split(by or None)[:_MAX_ITEMS]], both)
+        return Val(several([Val(part) for part in cut(it, _MAX_TAKEN_APART).split(by or None)]), both)
     if name == "format":
         return Val(formatted(it, args), both)
     if name == "replace" and len(args) > 1:
-        return Val(it.replace(marked(args[0]), marked(args[1]))[:MAX_TEXT], both)
+        return Val(cut(it.replace(marked(args[0]), marked(args[1]))), both)
     if name in ("strip", "lstrip", "rstrip", "lower", "upper", "encode", "decode", "expandtabs"):
         return Val(getattr(it, name)() if name not in ("encode", "decode") else it, both)
     return Val(None, both)
@@ -256,4 +275,4 @@ def _decoded(name: str, first: Val, args: Sequence[Val], both: frozenset[str]) -
             found = base64.b64decode(given).decode(errors="replace")
     except (ValueError, binascii.Error):
         found = None
-    return Val(found if found is None else found[:MAX_TEXT], both | {DECODED})
+    return Val(found if found is None else cut(found), both | {DECODED})

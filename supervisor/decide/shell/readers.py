@@ -13,7 +13,7 @@ from supervisor.decide.shell.options import operand
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
-    from supervisor.decide.shell.pyeffects import Found
+    from supervisor.decide.shell.inline import Found
 
 STDIN = re.compile(r"-|/dev/stdin|(?:/dev|/proc/self)/fd/\d+")
 

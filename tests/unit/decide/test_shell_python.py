@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.decide.shell import pycode, pyeffects, pyvalues
+from supervisor.decide.shell import inline, pycode, pyeffects, pyvalues
 from supervisor.decide.shell.analyse import analyse_argv
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.marks import ANY
@@ -172,6 +172,44 @@ def test_a_part_that_is_not_known_stays_in_its_place() -> None:
     assert starts("import subprocess\nsubprocess.run(['cp', a, '/etc/passwd'])") == [["cp", ANY, "/etc/passwd"]]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.system('true;' + ' ' * 70000 + 'rm -rf /')",
+        "import os\nos.system(('true;' + ' ' * 3000 + 'rm -rf /%s') % '')",
+        "import os\nos.system(('true;' + ' ' * 3000 + 'rm -rf /{}').format(''))",
+        "import subprocess\nsubprocess.run(['env'] + ('x=y ' * 700 + 'rm -rf /').split())",
+    ],
+)  # fmt: skip
+def test_what_is_cut_off_is_said(code: str) -> None:
+    """A text or list that is padded over its bound does not end in what is harmless."""
+    (found,) = starts(code)
+    assert found[-1] == ANY
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import shutil\nfor p in [" + "'build', " * 100 + "'/']:\n    shutil.rmtree(p)",
+        "import shutil\n[shutil.rmtree(p) for p in (" + "'build', " * 30 + "x, " * 50 + "'/')]",
+        "import shutil\ndef f(p):\n    shutil.rmtree(p)\n" + "f('build')\n" * 250 + "f('/')",
+    ],
+)  # fmt: skip
+def test_what_is_too_often_to_be_followed_is_not_taken_for_harmless(code: str) -> None:
+    """Either it is found, or the code counts as not understood."""
+    try:
+        found = pycode.read(code)
+    except TooMuch:
+        return
+    assert found is not None
+    assert "/" in found.deletes
+
+
+def test_what_does_nothing_may_do_so_as_often_as_it_likes() -> None:
+    assert starts("x = 0\nfor n in [" + "1, " * 400 + "]:\n    x += n") == []
+    assert starts("def f(n):\n    return n\n" + "f(1)\n" * 400) == []
+
+
 def test_what_is_no_python_is_left_to_the_patterns() -> None:
     assert pycode.read("if then") is None
     assert pycode.read("x = (") is None
@@ -205,7 +243,7 @@ def test_code_that_is_made_to_take_long_does_not(code: str) -> None:
         found = pycode.read(code)
     except TooMuch:
         return
-    assert found is None or isinstance(found, pyeffects.Found)
+    assert found is None or isinstance(found, inline.Found)
 
 
 @settings(max_examples=300, deadline=None)

@@ -191,6 +191,15 @@ def test_whether_a_parser_is_needed_is_known_beforehand(argv: list[str], needed:
     assert needs_parser(argv) is needed
 
 
+def test_code_of_a_language_is_read_where_time_is_bounded() -> None:
+    """Not in the loop that serves everybody: code can be made to take a tenth of a second."""
+    code = "x = [1]\n" + "x = x + x\n" * 10 + "x = list(map(chr, x))\n" * 10
+    assert needs_parser(("python3", "-c", code))
+    assert needs_parser(("env", "timeout", "5", "node", "-e", code))
+    assert not needs_parser(("python3", "-c", "print(1)"))
+    assert not needs_parser(("git", "commit", "-m", code))
+
+
 def test_without_a_parser_the_text_is_said_not_to_be_read(shfmt: Shfmt) -> None:
     argv = ["sh", "-c", "ls; rm -rf /"]
     blind = analyse_argv(argv)
