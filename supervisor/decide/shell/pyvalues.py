@@ -16,13 +16,14 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.decide.shell.flow import DECODED, FILE, NET, NOTHING_AT_ALL
-from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.marks import ANY, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MAX_TEXT = 65_536
 _MAX_ITEMS = 512
+_LARGE = 1 << 63
 _MAX_TAKEN_APART = 2048  # characters that are split, decoded or formatted: in a loop that is what takes time
 HOME = "~"
 
@@ -118,7 +119,7 @@ def added(left: Val, right: Val) -> Val:
     if isinstance(left.it, list) and isinstance(right.it, list):
         return Val(several(left.it + right.it), both)
     if isinstance(left.it, int) and isinstance(right.it, int):
-        return Val(left.it + right.it, both)
+        return Val(number(left.it + right.it).it, both)
     if isinstance(left.it, str) or isinstance(right.it, str):
         return Val(cut(marked(left) + marked(right)), both)
     return Val(None, both)
@@ -135,7 +136,19 @@ def imported(node: ast.Import | ast.ImportFrom) -> dict[str, Val]:
 def constant(it: object) -> Val:
     if isinstance(it, bytes):
         it = it.decode("latin-1")
-    return Val(it if isinstance(it, (str, int)) and not isinstance(it, bool) else None)
+    if isinstance(it, str):
+        return Val(own(it))
+    return number(it) if isinstance(it, int) and not isinstance(it, bool) else UNKNOWN
+
+
+def own(text: str) -> str:
+    """A text that an escape or a decoding made: without marks of ours and halves of surrogate pairs."""
+    return text if text.isascii() else clean(text.encode(errors="replace").decode())
+
+
+def number(it: int) -> Val:
+    """int(3) writes no more than 4300 digits, and nothing that is looked for here has twenty."""
+    return Val(it if -_LARGE < it < _LARGE else None)
 
 
 def binary(op: ast.operator, left: Val, right: Val) -> Val:
@@ -245,7 +258,7 @@ def known(name: str, args: Sequence[Val]) -> Val | None:
     if name == "shlex.join" and isinstance(first.it, list):
         return Val(" ".join(texts(first) or ()), both)
     if name == "chr" and isinstance(first.it, int) and 0 <= first.it < 0x110000:
-        return Val(chr(first.it), both | {DECODED})
+        return Val(own(chr(first.it)), both | {DECODED})
     return _decoded(name, first, args, both) or _fetched(name, both)
 
 
@@ -275,4 +288,4 @@ def _decoded(name: str, first: Val, args: Sequence[Val], both: frozenset[str]) -
             found = base64.b64decode(given).decode(errors="replace")
     except (ValueError, binascii.Error):
         found = None
-    return Val(found if found is None else cut(found), both | {DECODED})
+    return Val(found if found is None else cut(own(found)), both | {DECODED})

@@ -205,6 +205,24 @@ def test_what_is_too_often_to_be_followed_is_not_taken_for_harmless(code: str) -
     assert "/" in found.deletes
 
 
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("'%s' % 0x" + "f" * 5000, f"echo {ANY}"),
+        ("str(" + "0x7fffffffffffffff + " * 8 + "1)", f"echo {ANY}"),
+        (r"'\ud800'", "echo ?"),
+        ("chr(0xd800)", "echo ?"),
+        (r"'\ufdd3x\ufdd0'", f"echo {ANY}x{ANY}"),
+        ("chr(0xfdd0)", f"echo {ANY}"),
+        ("bytes.fromhex('efb790').decode()", f"echo {ANY}"),
+    ],
+    ids=range(7),
+)
+def test_no_value_is_one_that_nothing_else_can_carry(code: str, found: str) -> None:
+    """Numbers that cannot be written, halves of surrogate pairs, and marks that only the reader makes."""
+    assert starts(f"import os\nos.system('echo ' + {code})") == [found]
+
+
 def test_what_does_nothing_may_do_so_as_often_as_it_likes() -> None:
     assert starts("x = 0\nfor n in [" + "1, " * 400 + "]:\n    x += n") == []
     assert starts("def f(n):\n    return n\n" + "f(1)\n" * 400) == []
