@@ -223,5 +223,6 @@ class Daemon:
         return reply.json
 
     def audit(self) -> list[dict[str, Any]]:
-        lines = (self.root / "log" / "audit.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        """The records of the log; read(2) may see a write(2) half done, so what has no line end yet is none."""
+        whole, _, _ = (self.root / "log" / "audit.jsonl").read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
