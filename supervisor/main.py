@@ -17,7 +17,7 @@ from supervisor import systemd
 from supervisor.api import server
 from supervisor.audit import events
 from supervisor.audit.client import AuditClient
-from supervisor.errors import PolicyInvalid, StockadeError
+from supervisor.errors import AuditUnavailable, PolicyInvalid, StockadeError
 from supervisor.parser.client import ParserClient
 from supervisor.runs.service import Supervisor
 from supervisor.runtimes.native import LauncherClient
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EX_CONFIG = 78  # sysexits.h
 _STOP_PATIENCE = 10.0  # seconds for every tree to die
+_RECORD_PATIENCE = 5.0  # seconds for the last record: an auditor that hangs does not keep the service from ending
 
 log = logging.getLogger("stockade")
 
@@ -87,7 +88,11 @@ class Main:
         if status == 0:  # what was acknowledged is on the disk in any case; an end that is none of ours is a quick one
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(supervisor.close(), _STOP_PATIENCE)
-            await audit.record(events.service(action="stop", outcome="ok"))
+            try:
+                await asyncio.wait_for(audit.record(events.service(action="stop", outcome="ok")), _RECORD_PATIENCE)
+            except (AuditUnavailable, TimeoutError) as e:
+                log.error("the end could not be recorded: %s", str(e) or "the auditor does not answer")  # noqa: TRY400
+                return 1
         return status
 
     def _finish(self, status: int) -> None:

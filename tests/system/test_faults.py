@@ -287,6 +287,17 @@ def test_while_the_auditor_is_frozen_no_run_starts_and_after_it_they_do(
     assert (place / "canary").exists()
 
 
+def test_a_frozen_auditor_does_not_keep_the_service_from_ending(service: Daemon) -> None:
+    auditor = service.children()["auditor"]
+    os.kill(auditor, signal.SIGSTOP)
+    try:
+        assert service.stop() == 1, "an end that is not recorded is not a clean one"
+    finally:
+        os.kill(auditor, signal.SIGCONT)
+    assert "the end could not be recorded: the auditor does not answer" in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()
+
+
 # --- the emergency stop -----------------------------------------------------------------------------------------
 
 
