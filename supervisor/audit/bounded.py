@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from supervisor.wire.messages import MAX_INT
+from supervisor.wire.messages import MAX_INT, dumps
 
 MAX_DEPTH = 16
-
-
-def dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_WIDEST = 12  # bytes that one character takes in ASCII JSON at most: two escapes, \uXXXX\uXXXX
 
 
 def unicode_text(text: str) -> str:
@@ -36,8 +32,7 @@ def cut(value: Any, limit: int) -> str | None:
     if value is None:
         return None
     text = unicode_text(str(value))
-    whole = dumps(text)
-    if len(whole) - 2 <= limit:
+    if _WIDEST * len(text) <= limit or len(dumps(text)) - 2 <= limit:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()
     mark = f" [cut: {len(text.encode())} bytes, sha256 {digest}]"

@@ -12,10 +12,15 @@ import os
 import socket
 from typing import Any
 
-from supervisor.wire.messages import MAX_FDS, MAX_MESSAGE, Message, Vocabulary, WireError, decode, encode
+from supervisor.wire.messages import MAX_FDS, MAX_MESSAGE, Message, Vocabulary, WireError, decode, dumps, encode
 
 _INT = array.array("i").itemsize
 _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * _INT)  # one more than permitted, so that "too many" is seen
+
+# Plain numbers: joining members of an enum takes as long as the call that they are for.
+_LOOK = int(socket.MSG_PEEK | socket.MSG_TRUNC)
+_TAKE = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -38,7 +43,7 @@ def put(sock: socket.socket, body: object, fds: tuple[int, ...] = ()) -> None:
     Raises OSError; BlockingIOError when the peer does not read.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([json.dumps(body, separators=(",", ":")).encode("ascii")], rights, socket.MSG_NOSIGNAL)
+    sock.sendmsg([dumps(body).encode("ascii")], rights, socket.MSG_NOSIGNAL)
 
 
 def parse(data: bytes) -> Any:
@@ -52,8 +57,8 @@ def take(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int], int]:
     socket.recv_fds() will not do: it ignores its flags.
     """
     # A look at the size first: a buffer for the largest packet would be 192 KiB to map and fault in each time.
-    size = sock.recv_into(bytearray(1), 1, flags | socket.MSG_PEEK | socket.MSG_TRUNC)
-    data, ancillary, flags, _ = sock.recvmsg(min(size, MAX_MESSAGE) + 1, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
+    size = sock.recv_into(bytearray(1), 1, flags | _LOOK)
+    data, ancillary, flags, _ = sock.recvmsg(min(size, MAX_MESSAGE) + 1, _ANCILLARY, flags | _TAKE)
     fds: list[int] = []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -71,7 +76,7 @@ def receive(sock: socket.socket, permitted: Vocabulary) -> tuple[Any, list[int]]
     """
     data, fds, flags = take(sock)
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        if flags & _CUT:
             raise WireError("truncated packet")
         if not data:
             if fds:

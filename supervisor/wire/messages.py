@@ -28,6 +28,7 @@ from supervisor.wire.checks import MAX_TEXT as MAX_TEXT
 
 MAX_MESSAGE = 192 * 1024  # bytes; under the kernel's default wmem_max, so no privilege is needed to send one
 MAX_FDS = 3
+dumps = json.JSONEncoder(separators=(",", ":")).encode  # made once; json.dumps() with arguments makes one each time
 
 
 class WireError(Exception):
@@ -349,7 +350,7 @@ _TABLES = {group: _rows(group) for group in _GROUPS}
 def encode(message: Message) -> bytes:
     """The packet of a message. Raises WireError when it is over MAX_MESSAGE."""
     body = {f: getattr(message, f) for f in message.__dataclass_fields__ if f not in ("KIND", "FDS")}
-    data = json.dumps([message.KIND, body], separators=(",", ":")).encode("ascii")
+    data = dumps([message.KIND, body]).encode("ascii")
     if len(data) > MAX_MESSAGE:
         raise WireError(f"{message.KIND}: {len(data)} bytes, at most {MAX_MESSAGE}")
     return data
@@ -381,7 +382,7 @@ def fingerprint(run: StartRun) -> str:
     """What the audit record of a decision is bound to: the exact thing that will be executed (SHA-256, hex)."""
     narrowed, held = sorted(run.limits.items()), sorted(run.held.items())
     what = [run.session, run.run, run.argv, sorted(run.env.items()), run.cwd, narrowed, held]
-    return hashlib.sha256(json.dumps(what, separators=(",", ":")).encode("ascii")).hexdigest()
+    return hashlib.sha256(dumps(what).encode("ascii")).hexdigest()
 
 
 def describe(message: Message) -> str:
