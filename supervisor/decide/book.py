@@ -29,6 +29,7 @@ _SWEEP_EVERY = 10_000  # ms between two looks for what is idle, once the book is
 # ("rate", span, number of the window, key), ("day", key), ("breaker", agent), ("repeat", agent, command), ("run", id),
 # ("usual", key)
 Row = tuple[Any, ...]
+Counted = tuple[tuple[int, int, str], ...]  # (span, number of the window, key)
 Repeat = tuple[int, int, int]  # start of the window that began with a first run, the count before it, the count in it
 
 
@@ -38,7 +39,7 @@ class Live:
 
     agent: str
     session: str
-    counted: tuple[tuple[int, int, str], ...]  # (span, number of the window, key)
+    counted: Counted
     charged: tuple[str, ...]  # keys of the daily budgets
     began: int
     timeout_ms: int  # 0 is none
@@ -174,11 +175,17 @@ class Book:
             if opened := breaker.repeated(snapshot.breaker, times, now):
                 self._breaker(agent, opened)
 
-    def opened(self, snapshot: Snapshot, who: Who, now: int) -> None:
-        """A session was opened: an action like a run."""
+    def opened(self, snapshot: Snapshot, who: Who, now: int) -> Counted:
+        """A session is opened: an action like a run. What was counted, for take_back()."""
         self.roll(now)
         plan = self.plan(snapshot)
-        self._count(plan, named(plan, who))
+        return self._count(plan, named(plan, who))
+
+    def take_back(self, counted: Counted) -> None:
+        """What was counted did not begin after all."""
+        for span, at, key in counted:
+            if self.windows[span].take_back(key, at):
+                self.dirty.add(("rate", span, at, key))
 
     def end(self, policy: Breaker, run: str, used: Spent | None, failed: bool | None, now: int) -> None:
         """A run is over, however; one that is not known changes nothing. `used` None: nobody measured it."""
@@ -202,9 +209,7 @@ class Book:
         live = self._leave(run)
         if live is None:
             return
-        for span, at, key in live.counted:
-            if self.windows[span].take_back(key, at):
-                self.dirty.add(("rate", span, at, key))
+        self.take_back(live.counted)
         state = self.breakers.get(live.agent)
         if state is not None:
             self._breaker(live.agent, breaker.untried(state, run))
@@ -287,7 +292,7 @@ class Book:
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _count(self, plan: Plan, names: Mapping[str, str]) -> tuple[tuple[int, int, str], ...]:
+    def _count(self, plan: Plan, names: Mapping[str, str]) -> Counted:
         counted = []
         for scope, span in plan.counted:
             window, key = self.windows[span], names[scope]

@@ -220,6 +220,14 @@ def counted(room: Supervisor, peer: Peer, admission: Admission, message: StartRu
     )
 
 
+def given_back(room: Supervisor, who: Who, message: StartRun) -> None:
+    """The run was not launched after all: its place is free, and a session that was to be opened for it uses nothing."""
+    room.meters.forget(message.run)
+    if room.registry.find_session(message.session) is None:
+        room.meters.session_ended(message.session)
+    room.line.freed(agent_key(who))
+
+
 def charged(room: Supervisor, run: Run, who: Who, counters: dict[str, Any] | None) -> asyncio.Future[None]:
     """The run is over: what it used is charged, its place is free. None: nobody knows what it used."""
     failed, snapshot = failure(run.cause, run.exit_code), room.serving.snapshot

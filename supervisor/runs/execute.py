@@ -53,7 +53,7 @@ async def start(room: Supervisor, peer: Peer, request: RunRequest, request_id: s
             return _launch(room, peer, decided, session, message, request, request_id, counted)
         except BaseException:
             if message is not None:
-                room.meters.forget(message.run)
+                deciding.given_back(room, decided.admission.who, message)
             if session is not None and session.one_shot:
                 room.spawn(sessions.close(room, session))
             raise

@@ -24,6 +24,7 @@ from supervisor.runs.rulebook import Rulebook
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from supervisor.decide.book import Counted
     from supervisor.decide.bounds import AlertBound, UnusualBound, Who
     from supervisor.decide.breaker import State
     from supervisor.policy.snapshot import Breaker, Snapshot
@@ -110,10 +111,14 @@ class Meters:
         self._tell(agent, state)
         return saved
 
-    def opened(self, snapshot: Snapshot, who: Who) -> asyncio.Future[None]:
-        """A session that was admitted: an action like a run."""
-        self.book.opened(snapshot, who, self._now())
-        return self._save()
+    def opened(self, snapshot: Snapshot, who: Who) -> tuple[Counted, asyncio.Future[None]]:
+        """A session that was admitted: an action like a run. What was counted, and a future as begin() gives it."""
+        return self.book.opened(snapshot, who, self._now()), self._save()
+
+    def unopened(self, counted: Counted) -> None:
+        """A session that was counted was not opened after all."""
+        self.book.take_back(counted)
+        self._save()
 
     def forget(self, run: str) -> None:
         """A run that took its place was not launched after all: as if it had never been asked for."""

@@ -221,8 +221,7 @@ class Supervisor:
                 await deciding.session_approved(self, peer, request, admission)
                 again = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
                 admission = deciding.anew(admission, again)
-            counted = self.meters.opened(self.serving.snapshot, admission.who)
-            session = await sessions.open_session(self, peer, admission, ident, request.workspace, one_shot=False)
+            session = await sessions.open_counted(self, peer, admission, ident, request.workspace)
         except ApprovalRequired:
             raise
         except StockadeError as refusal:
@@ -241,7 +240,6 @@ class Supervisor:
             )
             raise
         await sessions.opened(self, session, request_id)
-        await asyncio.shield(counted)
         return session
 
     async def close_session(self, peer: Peer, ident: str) -> None:

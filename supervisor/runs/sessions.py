@@ -85,6 +85,24 @@ async def open_session(
     return session
 
 
+async def open_counted(room: Supervisor, peer: Peer, admission: Admission, ident: str, workspace: str) -> Session:
+    """Open a session that is asked for by itself, an action like a run: counted before anything is awaited, so that no
+    two requests have the same last one. Raises as open_session(), and Unavailable when the count cannot be written.
+    """
+    counted, saved = room.meters.opened(room.serving.snapshot, admission.who)
+    try:
+        session = await open_session(room, peer, admission, ident, workspace, one_shot=False)
+    except BaseException:
+        room.meters.unopened(counted)
+        raise
+    try:
+        await asyncio.shield(saved)
+    except BaseException:  # nobody is told its id, so nobody would close it
+        room.spawn(close(room, session))
+        raise
+    return session
+
+
 async def opened(room: Supervisor, session: Session, request_id: str) -> None:
     """Record a session that was asked for by itself, tell of it, and watch its idleness. Raises AuditUnavailable."""
     record = events.session(

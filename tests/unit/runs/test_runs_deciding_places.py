@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.runs.deciding import (
     asked,
     finished,
     nothing_left,
+    opened,
     question,
     reloaded,
     say,
@@ -121,6 +123,67 @@ async def test_a_run_that_is_refused_after_it_was_counted_gives_its_place_and_it
     with pytest.raises(errors.LimitReached):
         await world.run("true")
     await nothing_left(world)
+
+
+async def test_a_place_that_is_given_back_goes_to_whoever_waits_for_it(worlds) -> None:
+    """Nothing else ends here that would have the queue look again."""
+    world = await serving(worlds, concurrency=ONE)
+    opening, answer, open_session = asyncio.Event(), asyncio.Event(), world.client.open_session
+
+    async def slow(message):
+        opening.set()
+        await answer.wait()
+        return await open_session(message)
+
+    world.client.open_session = slow
+    world.launcher.refuse = w.Refused(0, "workspace", "it is not there", {})
+    refused = asyncio.ensure_future(world.run("true"))
+    await opening.wait()
+    waiting = await queued(world, "true")
+    answer.set()
+    with pytest.raises(errors.StockadeError, match="not there"):
+        await refused
+    await world.supervisor.wait(await waiting)
+    await nothing_left(world)
+
+
+async def test_what_is_never_opened_leaves_no_budget_of_a_session(worlds) -> None:
+    """Else who names a workspace that is not there, again and again, fills the book of counters of all callers."""
+    world = await serving(worlds, budgets=(s.Budget("session", "agent", 1000, 0, 0, 0, "p:1"),))
+    world.launcher.refuse = w.Refused(0, "workspace", "it is not there", {})
+    with pytest.raises(errors.StockadeError, match="not there"):
+        await world.run("true")
+    assert len(world.supervisor.meters.book) == 0
+    session = await opened(world)
+    assert (await finished(world, "true", session=session.id)).cause == "exited"
+    assert list(world.supervisor.meters.book.sessions) == [session.id]
+    await world.supervisor.close_session(AGENT, session.id)
+    assert len(world.supervisor.meters.book) == 0
+
+
+async def test_a_session_that_is_refused_does_not_count(worlds) -> None:
+    world = await serving(worlds, rates=(s.Rate("caller", 0, 0, 1, "p:1"),))
+    world.launcher.refuse = w.Refused(0, "workspace", "it is not there", {})
+    with pytest.raises(errors.StockadeError, match="not there"):
+        await opened(world)
+    session = await opened(world)
+    with pytest.raises(errors.LimitReached):
+        await opened(world)
+    await world.supervisor.close_session(AGENT, session.id)
+
+
+async def test_a_session_whose_count_cannot_be_written_is_not_left_open(worlds) -> None:
+    world = await serving(worlds, rates=(s.Rate("caller", 0, 0, 9, "p:1"),))
+    await world.supervisor.store.write(lambda c: c.set_authorizer(no_changes))
+    with pytest.raises(errors.Unavailable):
+        await opened(world)
+    await world.supervisor.store.write(lambda c: c.set_authorizer(None))
+    await nothing_left(world)
+
+
+def no_changes(operation: int, *_: object) -> int:
+    changes = sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE
+    return sqlite3.SQLITE_DENY if operation in changes else sqlite3.SQLITE_OK
 
 
 async def test_a_client_that_goes_away_while_its_session_is_opened_leaves_no_place_and_no_session(worlds) -> None:
