@@ -7,7 +7,7 @@ values, so that writing it twice changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,8 @@ class Book:
         minute = now // MINUTE
         if minute == self._minute:  # every longer window begins with a minute
             return
+        if minute < self._minute:
+            self.set_back(now)
         self._minute = minute
         hour = self.windows[HOUR].at
         for window in self.windows.values():
@@ -113,6 +115,22 @@ class Book:
         self.day.roll(now)
         if self.windows[HOUR].at != hour:
             self.sweep(now)
+
+    def set_back(self, now: int) -> None:
+        """What is of a later time was noted before the clock was set back: it is as of now, as what windows count."""
+        for agent, state in tuple(self.breakers.items()):
+            if state.since > now:
+                until = state.until and now + state.until - state.since
+                self._breaker(agent, replace(state, since=now, until=until))
+        for agent, commands in self.repeats.items():
+            for command, (start, before, count) in commands.items():
+                if start > now:
+                    commands[command] = now, before, count
+                    self.dirty.add(("repeat", agent, command))
+        for key, found in tuple(self.usual.items()):
+            if found.hour > now // HOUR:
+                self.usual[key] = found._replace(hour=now // HOUR)
+                self.dirty.add(("usual", key))
 
     def sweep(self, now: int) -> None:
         """Forget breakers and repetitions of agents that were idle for a day, and what is usual after its period."""

@@ -14,7 +14,7 @@ from supervisor.decide.book import Book
 from supervisor.decide.breaker import State
 from supervisor.decide.owned import Owned
 from supervisor.decide.usual import Usual
-from supervisor.decide.windows import DAY, HOUR, NOTHING, Spent, unmeasured
+from supervisor.decide.windows import DAY, NOTHING, Spent, unmeasured
 
 if TYPE_CHECKING:
     import sqlite3
@@ -111,7 +111,12 @@ def load(connection: sqlite3.Connection, now: int, bound: int) -> tuple[Book, di
     # What is of a later time was counted before the clock was set back: it counts as of now.
     for span, window in book.windows.items():
         window.at = now // span
-        connection.execute("UPDATE OR REPLACE rates SET at = ? WHERE span = ? AND at > ?", (window.at, span, window.at))
+        last = connection.execute("SELECT max(at) FROM rates WHERE span = ?", (span,)).fetchone()[0] or 0
+        if last == window.at + 1:  # as Windows.roll(): the clock is soon as late again
+            window.at = last
+        elif last > window.at:
+            moved(connection, span, last, window.at)
+            connection.execute("DELETE FROM rates WHERE span = ? AND at > ?", (span, window.at))  # over already
         window.counts = Owned(_counts(connection, span, window.at))
         window.before = Owned(_counts(connection, span, window.at - 1))
     book.day.at = now // DAY
@@ -124,11 +129,11 @@ def load(connection: sqlite3.Connection, now: int, bound: int) -> tuple[Book, di
         "SELECT agent, command, start, before, count FROM repeats ORDER BY start"
     ):
         book.watch(agent, command, (repeat[0], repeat[1], repeat[2]))
-    for key, at, count, hours, mean, variance, told in connection.execute(
+    for key, hour, count, hours, mean, variance, told in connection.execute(
         "SELECT key, hour, count, hours, mean, variance, told FROM usual"
     ):
-        hour = min(at, now // HOUR)  # the clock may have been set back
         book.usual[key] = Usual(hour, count, hours, mean, variance, bool(told))
+    book.set_back(now)
     open_runs = connection.execute("SELECT run, charged, began, timeout_ms, cpu FROM live_runs").fetchall()
     for run, charged, began, timeout, cpu in open_runs:
         for key in json.loads(charged):
