@@ -346,7 +346,10 @@ class Book:
 
         The window begins with a first run, so a burst is counted exactly; later on as in windows.py.
         """
-        start, before, count = self.repeats.get(agent, {}).get(what, (now, 0, 0))
+        commands = self.repeats.get(agent, {})
+        if commands and what not in commands and self.full(owner(agent)):
+            self._unwatch(agent, next(iter(commands)))
+        start, before, count = commands.get(what, (now, 0, 0))
         if not start <= now < start + 2 * length:
             start, before, count = now, 0, 0
         elif now >= start + length:

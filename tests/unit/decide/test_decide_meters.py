@@ -290,6 +290,21 @@ def test_no_caller_alone_uses_up_the_room_of_all() -> None:
     assert desk.check(WHO._replace(agent="one more")), "the counts of a minute are over"
 
 
+def test_commands_of_agents_that_are_known_do_not_fill_the_book_over_its_bound() -> None:
+    """In a full book an agent's new command takes the place of its oldest one."""
+    desk = Desk(policy(breaker=Breaker(repeats=5)), bound=12)
+    agents = [Who(caller, f"a{n}") for caller in ("uid:1000", "uid:2000") for n in range(3)]
+    for n in range(10):
+        for who in agents:
+            desk.end(desk.begin(who, what=f"command {n}"))
+    assert len(desk.book) == 12
+    for _ in range(4):
+        desk.end(desk.begin(agents[0], what="the same"))
+    desk.begin(agents[0], what="the same")
+    assert "5 times" in desk.refused(agents[0]).detail, "what it repeats is found out all the same"
+    assert len(desk.book) == 13, "its breaker"
+
+
 def test_denials_at_the_bound_add_nothing() -> None:
     desk = Desk(policy(breaker=Breaker(failures=5)), bound=4)
     for caller in ("uid:1000", "uid:2000"):
