@@ -221,7 +221,7 @@ def counted(room: Supervisor, peer: Peer, admission: Admission, message: StartRu
 
 
 def given_back(room: Supervisor, who: Who, message: StartRun) -> None:
-    """The run was not launched after all: its place is free, and a session that was to be opened for it uses nothing."""
+    """The run was not launched after all: its place is free, and a session that was to be opened for it is none."""
     room.meters.forget(message.run)
     if room.registry.find_session(message.session) is None:
         room.meters.session_ended(message.session)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from supervisor.state.store import Store
 
 SHOWN = 1000  # breakers of one list
+UNWRITTEN = 10_000  # rows that the disk refused, from which on nothing begins: each waits in memory until it is written
 _SAYS_NOTHING = ("cancelled", "stopped", "lost", "denied")  # ends that the agent did not cause
 
 
@@ -60,6 +61,7 @@ class Meters:
         self._store = store
         self._clock = clock
         self._told: Callable[[dict[str, Any]], None] | None = None
+        self._behind = 0  # rows that the disk refused
         self._seen: dict[int, int] = {}  # the windows that the rows are of, by span; 0 is the day
 
     async def load(self) -> int:
@@ -100,6 +102,7 @@ class Meters:
         raises Unavailable otherwise: then nothing may be answered but that. Raises Unavailable at once, with nothing
         counted, when it is already known that it cannot be written.
         """
+        self._writable()
         agent = agent_key(who)
         state = self.book.breakers.get(agent)
         command = _digest(what) if what and snapshot.breaker.repeats else ""
@@ -112,7 +115,11 @@ class Meters:
         return saved
 
     def opened(self, snapshot: Snapshot, who: Who) -> tuple[Counted, asyncio.Future[None]]:
-        """A session that was admitted: an action like a run. What was counted, and a future as begin() gives it."""
+        """A session that was admitted: an action like a run. What was counted, and a future as begin() gives it.
+
+        Raises Unavailable as begin().
+        """
+        self._writable()
         return self.book.opened(snapshot, who, self._now()), self._save()
 
     def unopened(self, counted: Counted) -> None:
@@ -209,6 +216,16 @@ class Meters:
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
+    def _writable(self) -> None:
+        """Raises Unavailable while too much waits for a disk that refuses, and tries that once more."""
+        if self._behind >= UNWRITTEN:
+            self._save()
+            raise Unavailable(
+                f"the disk refused {self._behind} counts, and they are not written yet",
+                allowed=f"{UNWRITTEN} counts",
+                hint="see the service's log and its disk; try again once it has room",
+            )
+
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
@@ -233,6 +250,9 @@ class Meters:
         def settled(future: asyncio.Future[None]) -> None:
             if future.cancelled() or future.exception() is not None:
                 book.dirty |= rows
+                self._behind = len(book.dirty)
+            else:
+                self._behind = min(self._behind, len(book.dirty))
 
         saved.add_done_callback(settled)
         return saved

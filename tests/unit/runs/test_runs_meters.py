@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sqlite3
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.decide.bounds import Who
-from supervisor.decide.meters import check
-from supervisor.decide.usual import Usual
 from supervisor.decide.windows import DAY, HOUR, MINUTE, Spent
 from supervisor.errors import LimitReached, NotFound, Unavailable
-from supervisor.policy.snapshot import Alerts, Breaker, Budget, Rate, Snapshot
+from supervisor.policy.snapshot import Rate
 from supervisor.runs import tally
-from supervisor.runs.meters import Meters, failure, spent
-from supervisor.state.store import Store
+from supervisor.runs.meters import failure, spent
 from tests.unit.decide.samples import snapshot
+from tests.unit.runs.metering import AGENT, BREAKER, BUDGETS, NOW, RATES, WHO, Clock, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-NOW = 1_790_000_000_000 // DAY * DAY / 1000 + 3600.0  # one o'clock, Unix seconds
-WHO = Who("uid:1000", "planner", tool="shell")
-AGENT = "uid:1000/planner"
-RATES = replace(snapshot(), rates=(Rate("agent", 3, 100, 1000, "policy.toml:1"),))
-BUDGETS = replace(snapshot(), budgets=(Budget("day", "agent", 10_000, 20_000, 1000, 50, "policy.toml:2"),))
-BREAKER = replace(snapshot(), breaker=Breaker(2, 3, 60_000, 10_000, "policy.toml:3"))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Desk:
-    def __init__(self, store: Store, clock: Clock, bound: int) -> None:
-        self.store, self.clock = store, clock
-        self.meters = Meters(store, clock=clock, bound=bound)
-        self.names = itertools.count()
-        self.open_runs = 0  # that load() found
-
-    def left(self, snap: Snapshot, who: Who = WHO, session: str = "ses-1") -> dict[str, int]:
-        return dict(check(snap, who, session, self.meters.book, self.clock()).left)
-
-    async def run(
-        self, snap: Snapshot, who: Who = WHO, *, failed: bool | None = False, what: tuple[str, ...] = (), **usage: Any
-    ) -> None:
-        run = await self.begin(snap, who, what=what)
-        await self.meters.end(snap.breaker, run, usage, failed=failed)
-
-    async def begin(self, snap: Snapshot, who: Who = WHO, **more: Any) -> str:
-        run = f"run-{next(self.names)}"
-        await self.meters.begin(snap, run, who, "ses-1", **more)
-        return run
-
-    async def rows(self, table: str) -> int:
-        return int(await self.store.read(lambda c: c.execute(f"SELECT count(*) FROM {table}").fetchone()[0]))  # noqa: S608
-
-
-@asynccontextmanager
-async def opened(path: Path, clock: Clock, bound: int = 1000) -> AsyncIterator[Desk]:
-    """Runs that are not ended leave their rows, as after kill -9."""
-    store = Store(str(path / "decisions.db"))
-    await store.open()
-    desk = Desk(store, clock, bound)
-    desk.open_runs = await desk.meters.load()
-    try:
-        yield desk
-    finally:
-        await store.close()
 
 
 async def test_rates_go_on_where_they_were(tmp_path: Path) -> None:
@@ -199,99 +140,6 @@ async def test_rows_of_windows_that_are_over_go(tmp_path: Path) -> None:
         assert len(desk.meters.book) == 4
 
 
-async def test_a_clock_that_is_set_back_loses_no_counts_and_holds_nobody_for_long(tmp_path: Path) -> None:
-    clock = Clock()
-    async with opened(tmp_path, clock) as desk:
-        for _ in range(3):
-            await desk.run(RATES)
-        clock.now -= 5000
-        with pytest.raises(LimitReached):
-            desk.left(RATES)
-        desk.meters.opened(RATES, WHO._replace(agent="other"))
-        await desk.meters.flush()
-    async with opened(tmp_path, clock) as desk:
-        with pytest.raises(LimitReached):
-            desk.left(RATES)
-        clock.now += 120
-        assert desk.left(RATES)["rates[0].per_minute"] == 2
-
-
-async def test_a_restart_with_the_clock_set_back_counts_what_was_as_of_now(tmp_path: Path) -> None:
-    clock = Clock()
-    async with opened(tmp_path, clock) as desk:
-        for _ in range(3):
-            await desk.run(replace(RATES, budgets=BUDGETS.budgets), cpu_us=1_000_000)
-    clock.now -= 3 * 86_400
-    for _ in range(2):
-        async with opened(tmp_path, clock) as desk:
-            with pytest.raises(LimitReached):
-                desk.left(RATES)
-            assert desk.left(BUDGETS)["budgets[0].cpu"] == 7000
-            assert await desk.rows("rates") == 3
-
-
-async def test_a_restart_with_the_clock_set_back_a_little_forgets_nothing(tmp_path: Path) -> None:
-    """A window goes on where its rows are of the next one, and what was counted before it stays before it."""
-    clock = Clock()
-    snap = replace(RATES, rates=(Rate("agent", 4, 0, 0, "policy.toml:1"),))
-    async with opened(tmp_path, clock) as desk:
-        for seconds in (58, 2):
-            clock.now += seconds
-            await desk.run(snap)
-            await desk.run(snap)
-    for back in (3, 200):
-        clock.now -= back
-        async with opened(tmp_path, clock) as desk:
-            with pytest.raises(LimitReached):
-                desk.left(replace(snap, rates=(Rate("agent", 2, 0, 0, "policy.toml:1"),)))
-            window = desk.meters.book.windows[MINUTE]
-            assert (dict(window.before), dict(window.counts)) == ({f"a:{AGENT}": 2}, {f"a:{AGENT}": 2})
-
-
-@pytest.mark.parametrize("restart", [False, True])
-async def test_a_clock_that_is_set_back_holds_a_breaker_no_longer_than_policy_says(
-    tmp_path: Path, restart: bool
-) -> None:
-    """As where the clock of a host was in the future until it was set over the network."""
-    clock = Clock()
-    async with opened(tmp_path, clock) as desk:
-        for _ in range(2):
-            await desk.run(BREAKER, what=("ls",), failed=True)
-        clock.now -= 3 * 3600
-        if not restart:
-            await held_and_let_go(desk)
-    if restart:
-        async with opened(tmp_path, clock) as desk:
-            await held_and_let_go(desk)
-    async with opened(tmp_path, clock) as desk:
-        assert desk.meters.book.breakers == {}
-
-
-async def held_and_let_go(desk: Desk) -> None:
-    with pytest.raises(LimitReached) as refusal:
-        desk.left(BREAKER)
-    assert refusal.value.extra["retry_after"] == 10
-    assert [r for (r,) in map(dict.values, desk.meters.book.repeats.values())] == [(int(desk.clock() * 1000), 0, 2)]
-    desk.clock.now += 10
-    await desk.run(BREAKER)
-
-
-async def test_a_clock_that_is_set_back_keeps_no_agent_unusual_for_longer_than_its_hour(tmp_path: Path) -> None:
-    clock = Clock()
-    strange = Alerts(unusual=("runs",), unusual_least=3, action="stop", source="policy.toml:4")
-    snap = replace(snapshot(), alerts=strange)
-    async with opened(tmp_path, clock) as desk:
-        book, key = desk.meters.book, f"n:{AGENT}"
-        book.usual[key] = Usual(int(clock.now) // 3600, 50, 40, 1.0, 0.0)
-        with pytest.raises(LimitReached, match="stopped for it"):
-            desk.left(snap)
-        clock.now -= 5 * 3600
-        with pytest.raises(LimitReached, match="stopped for it") as refusal:
-            desk.left(snap)
-        clock.now += refusal.value.extra["retry_after"]
-        assert desk.left(snap) == {}
-
-
 def no_changes(operation: int, *_: object) -> int:
     changes = sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE
     return sqlite3.SQLITE_DENY if operation in changes else sqlite3.SQLITE_OK
@@ -311,6 +159,30 @@ async def test_what_the_disk_refused_is_written_with_the_next_change(tmp_path: P
     async with opened(tmp_path, clock) as desk:
         assert desk.open_runs == 1  # the one whose begin was refused, never ended here
         assert desk.left(BUDGETS)["budgets[0].cpu"] == 9000
+
+
+async def test_a_disk_that_goes_on_refusing_begins_nothing_more_and_what_waits_for_it_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.runs.meters.UNWRITTEN", 20)
+    clock = Clock()
+    async with opened(tmp_path, clock) as desk:
+        await desk.store.write(lambda c: c.set_authorizer(no_changes))
+        for _ in range(50):
+            with pytest.raises(Unavailable):
+                await desk.begin(BUDGETS)
+        assert len(desk.meters.book.live) == 20
+        with pytest.raises(Unavailable, match="20 counts"):
+            desk.meters.begin(BUDGETS, "run-x", WHO, "ses-1")
+        with pytest.raises(Unavailable, match="20 counts"):
+            desk.meters.opened(RATES, WHO)
+        assert len(desk.meters.book.windows[MINUTE]) == 0
+        await desk.store.write(lambda c: c.set_authorizer(None))
+        with pytest.raises(Unavailable):  # and what the disk had refused is written now
+            await desk.begin(BUDGETS)
+        assert await desk.rows("live_runs") == 20
+        await desk.begin(BUDGETS)
+        assert await desk.rows("live_runs") == 21
 
 
 async def test_a_closed_store_refuses_at_once_and_counts_nothing(tmp_path: Path) -> None:
