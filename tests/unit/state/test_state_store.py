@@ -223,6 +223,24 @@ async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     assert "damaged" in (await refused(path)).detail
 
 
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_log_whose_file_is_gone_or_empty_is_refused_and_left_alone(tmp_path: Path, gone: bool) -> None:
+    """SQLite would begin a new file, and remove the log: everything forgotten, and nobody told."""
+    async with opened(tmp_path / "whole") as store:
+        await store.write(note("acknowledged"))
+        log = (tmp_path / "whole-wal").read_bytes()  # as kill -9 leaves it
+    path = tmp_path / "d"
+    (tmp_path / "d-wal").write_bytes(log)
+    if not gone:
+        path.write_bytes(b"")
+    for _ in range(2):
+        assert "its log is there" in (await refused(path)).detail
+        assert (tmp_path / "d-wal").read_bytes() == log
+    (tmp_path / "d-wal").unlink()
+    async with opened(path) as store:
+        assert await notes(store) == []
+
+
 async def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"")
     (tmp_path / "d").symlink_to("target")
