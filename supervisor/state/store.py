@@ -201,11 +201,11 @@ def connect(path: str) -> sqlite3.Connection:
     """The file, made with 0600 when there is none, checked, its journal as it has to be. Raises as Store.open()."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise Unavailable(f"{path} is no regular file", hint="move it away, then start again")
         # There is no log before the file's first page; SQLite would remove it (pager.c, pagerOpenWalIfPresent).
-        if not found.st_size and os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
+        if not status.st_size and os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
             raise Unavailable(f"{path} is damaged: it is empty, and its log is there", hint=_DAMAGED)
         os.fchmod(fd, 0o600)  # its log gets the same mode (SQLite, findCreateFileMode)
     finally:
