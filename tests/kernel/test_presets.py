@@ -35,6 +35,16 @@ proofs.judge_cpu = once
 """
 # A bound that is no bound: more than the profile itself has.
 UNBOUND = "proofs._QUICK['cpu'] = 100_000"
+# No host can be made to be without it, so it says that it is.
+WITHOUT_SCOPE = """
+from supervisor.launcher import host
+layers = host.layers
+def lacking(tree):
+    found = layers(tree)
+    found["landlock.scope"] |= {"present": False, "remedy": "boot another kernel"}
+    return found
+host.layers = lacking
+"""
 
 pytestmark = pytest.mark.root
 
@@ -93,3 +103,14 @@ def test_a_cpu_bound_that_does_not_hold_fails_however_often_it_is_asked(
     assert rows
     assert not any(row["ok"] for row in rows), rows
     assert all("in 1.0 s" in row["detail"] for row in rows)
+
+
+def test_a_profile_is_refused_for_the_layer_that_it_requires_and_the_host_lacks(
+    ground: Path, accounts: None, tmp_path: Path
+) -> None:
+    for preset, holds in (("default", True), ("strict", False)):
+        rows = proved(preset, ground, tmp_path / "answer", WITHOUT_SCOPE)["proofs"]
+        required = [row for row in rows if row["probe"] == "required"]
+        assert [row["ok"] for row in required] == [holds] * len(required)
+        assert holds or all(row["detail"] == "landlock.scope: boot another kernel" for row in required)
+        assert holds == any(row["probe"] == "read_outside" for row in rows), "nothing of it is tried, nor served"

@@ -117,23 +117,28 @@ def test_an_agent_that_is_stopped_stays_so_over_kill_9(serving: Callable[..., Da
 
 def test_an_hour_that_is_not_usual_for_an_agent_stops_it(serving: Callable[..., Daemon], workspace: Path) -> None:
     """A day of hours takes a day, so they are written where the service keeps what it learned."""
-    daemon = serving("stop", 'unusual = ["runs"]\nunusual_least = 3\n')
-    assert wanting(daemon, workspace, "steady").status == 200
+    bounds = 'unusual = ["runs"]\nunusual_least = 3\nunusual_threshold = 2\nunusual_period = "24h"\n'
+    daemon = serving("stop", bounds)
+    for agent in ("steady", "returned"):
+        assert wanting(daemon, workspace, agent).status == 200
     kill(daemon, "main")
     with contextlib.closing(sqlite3.connect(daemon.root / "state/decisions.db")) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         (hour,) = db.execute("SELECT hour FROM usual WHERE key LIKE 'n:%/steady' AND count = 1").fetchone()
-        db.execute("UPDATE usual SET hour = ?, hours = 30, mean = 1.0", (hour - 1,))
+        for agent, ago in (("steady", 1), ("returned", 30)):  # the period is over since the one that returned
+            new = (hour - ago, f"n:%/{agent}")
+            db.execute("UPDATE usual SET hour = ?, hours = 30, mean = 1.0 WHERE key LIKE ?", new)
         db.commit()
     daemon.start()
-    assert [wanting(daemon, workspace, "steady").status for _ in range(5)] == [200] * 5
+    assert [wanting(daemon, workspace, "steady").status for _ in range(4)] == [200] * 4
     assert 0 < stopped(daemon, workspace, "steady", UNUSUAL) <= 3600
+    assert [wanting(daemon, workspace, "returned").status for _ in range(6)] == [200] * 6
     assert wanting(daemon, workspace, "other").status == 200
-    assert counts_of(daemon, UNUSUAL) == {"steady": 5}
+    assert counts_of(daemon, UNUSUAL) == {"steady": 4}
     kill(daemon, "main")
     daemon.start()
     stopped(daemon, workspace, "steady", UNUSUAL)
-    assert alerts_of(daemon) == [(UNUSUAL, "steady", 5, "stop")]
+    assert alerts_of(daemon) == [(UNUSUAL, "steady", 4, "stop")]
 
 
 def stopped(daemon: Daemon, workspace: Path, agent: str, rule: str) -> float:
