@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supervisor.policy.match import inside, secret_part
+from supervisor.policy.words import FORBIDDEN, FORBIDDEN_HOME
 
 if TYPE_CHECKING:
     from supervisor.policy.snapshot import Autonomy
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 OUTSIDE = "Outside workspace"
 FORBIDDEN_DIRECTORY = "Forbidden directory"
 ESCAPE = "Symlink escape"
-
-# R74: the system's, for everybody and always.
-FORBIDDEN = ("/etc", "/root", "/proc", "/sys", "/dev", "/boot", "/var/lib", "/var/run", "/usr/sbin", "/usr/bin",
-    "/sbin",
-             "/bin", "/lib", "/lib64")  # fmt: skip
-# R75: where secrets are, for everybody and always.
-SECRET = ("~/.ssh", "~/.gnupg", "~/.aws", "~/.config/gcloud")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,7 @@ def _forbidden(full: str, workspace: str, home: str, autonomy: Autonomy) -> str 
     for directory in autonomy.forbidden_paths:
         if inside(full, absolute(directory, "/", home)):
             return directory
-    for directory in SECRET:
+    for directory in FORBIDDEN_HOME:
         if inside(full, absolute(directory, "/", home)):
             return directory
     secret = secret_part(full)
@@ -93,7 +87,7 @@ def _granted(full: str, home: str, autonomy: Autonomy) -> bool:
     granted = _longest(full, autonomy.granted_paths, home)
     if granted < 0:
         return False
-    return granted >= _longest(full, (*FORBIDDEN, *SECRET, *autonomy.forbidden_paths), home)
+    return granted >= _longest(full, (*FORBIDDEN, *FORBIDDEN_HOME, *autonomy.forbidden_paths), home)
 
 
 def _longest(full: str, directories: tuple[str, ...], home: str) -> int:

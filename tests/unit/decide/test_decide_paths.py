@@ -8,13 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.decide.paths import ESCAPE, FORBIDDEN, FORBIDDEN_DIRECTORY, OUTSIDE, SECRET, Verdict, absolute, classify
+from supervisor.decide.paths import ESCAPE, FORBIDDEN_DIRECTORY, OUTSIDE, Verdict, absolute, classify
 from supervisor.policy.match import inside
 from supervisor.policy.snapshot import Autonomy
 
 WORKSPACE = "/srv/ws"
 HOME = "/home/agent"
 OPEN = Autonomy(workspace_only=False)
+# As R74 and R75 spell them.
+FORBIDDEN = [
+    "/etc", "/root", "/proc", "/sys", "/dev", "/boot", "/var/lib", "/var/run", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+    "/lib", "/lib64",
+]  # fmt: skip
+SECRET = ["~/.ssh", "~/.gnupg", "~/.aws", "~/.config/gcloud"]
 
 
 def said(path: str, autonomy: Autonomy = Autonomy(), resolved: str | None = None, cwd: str = WORKSPACE) -> str | None:  # noqa: B008
@@ -39,14 +45,12 @@ def test_what_is_not_in_the_workspace_is_outside(path: str) -> None:
 
 @pytest.mark.parametrize("directory", FORBIDDEN)
 def test_the_fourteen_are_forbidden_always(directory: str) -> None:
-    assert len(FORBIDDEN) == 14
     for path in (directory, f"{directory}/x", f"/srv/..{directory}/x/.."):
         assert said(path, OPEN) == FORBIDDEN_DIRECTORY
 
 
 @pytest.mark.parametrize("directory", SECRET)
 def test_the_four_of_secrets_are_forbidden_always_and_everywhere(directory: str) -> None:
-    assert len(SECRET) == 4
     for path in (
         directory,
         f"{directory}/x",
