@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from supervisor.audit import events
 from supervisor.errors import AuditUnavailable
 from supervisor.wire import framing
 from supervisor.wire.messages import AUDITOR_TO_MAIN, Ack, Closed, Message, Record, WireError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_BACKLOG = 1024  # records that wait because the auditor's socket is full
+RETRY = 2.0  # seconds until a log that took nothing is tried again
 _HINT = "see the auditor's messages: journalctl -u stockade"
 
 
@@ -29,6 +31,9 @@ class AuditClient:
         self._closing: dict[str, asyncio.Future[int]] = {}
         self._backlog: deque[Message] = deque()
         self._callbacks: list[Callable[[], None]] = []
+        self._changed: Callable[[bool], None] = lambda _: None
+        self._working = True
+        self._retry: asyncio.TimerHandle | None = None
         self._lost: str | None = None
         sock.setblocking(False)
         loop.add_reader(sock, self._readable)
@@ -66,8 +71,21 @@ class AuditClient:
         self._closing.pop(run, None)
 
     def post(self, event: dict[str, Any]) -> None:
-        """Send an event without waiting. Raises AuditUnavailable when it certainly cannot be recorded."""
-        self._send(Record(0, event))
+        """Send an event without waiting. Raises AuditUnavailable when it certainly cannot be recorded.
+
+        Nobody is told of its end, but where records were refused the answer says whether they are written again.
+        """
+        if self._working:
+            self._send(Record(0, event))
+        else:
+            self.record(event).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    def on_changed(self, callback: Callable[[bool], None]) -> None:
+        """Call back with False when a record is refused (a full disk), with True when one is written again.
+
+        While they are refused one is tried every RETRY seconds, so that this is known without a request.
+        """
+        self._changed = callback
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call back once when the auditor has ended (soon, when it already has)."""
@@ -134,12 +152,27 @@ class AuditClient:
         future = self._pending.pop(answer.id, None)
         if future is None:
             self._end(f"the auditor answered record {answer.id}, which waits for no answer")
-        elif future.done():
+            return
+        if self._working is not isinstance(answer, Ack):
+            self._working = not self._working
+            self._changed(self._working)
+            self._again()
+        if future.done():
             pass
         elif isinstance(answer, Ack):
             future.set_result(answer.seq)
         else:
             _fail(future, AuditUnavailable(f"the record was not written: {answer.detail}", hint=_HINT))
+
+    def _again(self) -> None:
+        """While records are refused: look again later."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = None if self._working else self._loop.call_later(RETRY, self._try)
+
+    def _try(self) -> None:
+        self.post(events.service(action="audit_again", outcome="ok"))
+        self._again()
 
     def _close(self, answer: Closed) -> None:
         future = self._closing.pop(answer.run, None)
@@ -154,6 +187,8 @@ class AuditClient:
         if self._lost is not None:
             return
         self._lost = why
+        if self._retry is not None:
+            self._retry.cancel()
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()

@@ -80,7 +80,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reloading = asyncio.Lock()
         runtime.on_session_ended(lambda ident, cause: sessions.ended(self, ident, cause))
-        audit.on_lost(self._audit_lost)
+        audit.on_changed(self._audit_works)
+        audit.on_lost(lambda: self._audit_works(False))
 
     # --- what the parts of runs/ ask of each other ----------------------------------------------------------------
 
@@ -128,8 +129,8 @@ class Supervisor:
             context = {"message": "a background task failed", "exception": error, "task": task}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def _audit_lost(self) -> None:
-        self.audit_ok = False
+    def _audit_works(self, works: bool) -> None:
+        self.audit_ok = works
 
     def _code_used(self, action: str, uid: int, outcome: str, reason: str | None) -> None:
         self.post(events.security(action=f"totp.{action}", outcome=outcome, reason=reason, result={"uid": uid}))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from supervisor.audit import auditor, events, peer, writer
+from supervisor.audit import client as clients
 from supervisor.audit.client import MAX_BACKLOG, AuditClient
 from supervisor.errors import AuditUnavailable
 from supervisor.wire import framing
@@ -717,6 +718,34 @@ async def test_the_client_raises_when_the_record_is_refused(auditors: Auditors) 
             await client.record(noted(1))
     finally:
         client.close()
+
+
+@pytest.mark.root
+async def test_main_is_told_when_the_log_takes_nothing_and_when_it_does_again(
+    small_disk: Path, auditors: Auditors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a further request: who may do something only while the log works asks before there is one."""
+    monkeypatch.setattr(clients, "RETRY", 0.01)
+    auditors.path = str(small_disk / "audit.jsonl")
+    client = AuditClient(auditors.start().main, asyncio.get_running_loop())
+    told: list[bool] = []
+    again = asyncio.Event()
+    client.on_changed(lambda works: (told.append(works), again.set() if works else None))  # type: ignore[func-returns-value]
+    try:
+        await client.record(noted(1))
+        assert told == []
+        fill(small_disk)
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable, match="No space left"):
+                await client.record(decided(1, "deny", "x" * 6000))
+        assert told == [False]
+        (small_disk / "fill").unlink()
+        await again.wait()
+        assert told == [False, True]
+        await client.record(noted(2))
+    finally:
+        client.close()
+    assert "audit_again" in [line["action"] for line in auditors.lines()]
 
 
 async def test_when_the_auditor_dies_everything_pending_fails_and_main_is_told_once(auditors: Auditors) -> None:

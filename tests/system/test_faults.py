@@ -209,7 +209,8 @@ def test_sigterm_ends_what_runs_and_leaves_nothing(
 @pytest.fixture
 def small_log(ground: Path, agent: Agent, uids: tuple[int, int]) -> Iterator[Daemon]:
     """A service whose log directory is a file system of 256 KiB."""
-    daemon = Daemon(ground, agent, sys.executable, policy(uids))
+    rule = '[[rules]]\nname = "recorded"\nmatch = { agent = ["careful"] }\nrequire = { audit = true }\n'
+    daemon = Daemon(ground, agent, sys.executable, f"{policy(uids)}\n{rule}")
     log = daemon.root / "log"
     log.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "stockade-test", str(log)], check=True)
@@ -232,6 +233,7 @@ def test_with_a_full_audit_disk_nothing_runs_until_there_is_space(small_log: Dae
         while True:
             f.write(bytes(4096))
     body = {"workspace": str(place), "script": f"touch {place}/canary"}
+    careful = {**body, "labels": {"agent": "careful"}}
     full = None
     for _ in range(64):  # what is left of the last page of the log still takes some records
         (place / "canary").unlink(missing_ok=True)
@@ -245,10 +247,16 @@ def test_with_a_full_audit_disk_nothing_runs_until_there_is_space(small_log: Dae
     assert not (place / "canary").exists()
     assert full.json["detail"]
     assert small_log.request("POST", "/v1/runs", body).json["code"] == "audit_unavailable"
+    # R63: who asks before changing something, and what policy lets be done only while the log works, learn of it.
+    assert small_log.request("GET", "/v1/status").json["audit"] == {"ok": False}
+    denied = small_log.request("POST", "/v1/runs", careful)
+    assert (denied.status, denied.json["rule"]) == (403, "rules.recorded")
     assert not (place / "canary").exists()
     filler.unlink()
     assert small_log.run(place, script=f"touch {place}/canary")["cause"] == "exited"
     assert (place / "canary").exists()
+    assert small_log.request("GET", "/v1/status").json["audit"] == {"ok": True}
+    assert small_log.request("POST", "/v1/runs", careful).status == 200
     assert small_log.stop() == 0
     small_log.start()
     Log(small_log).assert_whole({}, set())
