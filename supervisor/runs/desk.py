@@ -43,8 +43,16 @@ class Desk:
         return permits(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
 
     def require(self, peer: Peer, permission: str) -> None:
-        """Raises Denied unless a role of the peer, or one that it was given, has the permission."""
-        require(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
+        """Raises Denied, which is recorded (R69), unless a role of the peer, or one it was given, has it."""
+        try:
+            require(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
+        except Denied as refusal:
+            self._denied(peer, permission, refusal)
+            raise
+
+    def _denied(self, peer: Peer, permission: str, refusal: Denied) -> None:
+        caller = sessions.caller_of(peer)
+        self._room.post(events.security(action=permission, outcome="deny", reason=refusal.detail, caller=caller))
 
     def sees(self, peer: Peer, permission: str = "agent:read_all", least: str = "agent:read") -> int | None:
         """The uid whose things this peer may see (or end); None is everybody's. Raises Denied."""
@@ -61,11 +69,7 @@ class Desk:
         try:
             await self._order(peer, permission, parameters, code, unasked=unasked)
         except Denied as refusal:
-            self._room.post(
-                events.security(
-                    action=permission, outcome="deny", reason=refusal.detail, caller=sessions.caller_of(peer)
-                )
-            )
+            self._denied(peer, permission, refusal)
             raise
 
     async def _order(
@@ -73,7 +77,7 @@ class Desk:
     ) -> None:
         room = self._room
         snapshot, caller = room.serving.snapshot, self.caller(peer)
-        self.require(peer, permission)
+        require(snapshot, caller, permission, self.roles(peer))
         held = self._role(peer, permission)
         facts = {"caller": called(peer, caller), "role": held.name, "tool": "", "profile": "", "zone": str(caller.zone)}
         asked = rules.apply(snapshot, permission, facts, time.time(), audit_ok=room.audit_ok)

@@ -49,6 +49,24 @@ async def test_who_policy_does_not_name_orders_nothing(worlds) -> None:
         await world.supervisor.desk.order(peer(9999), *ORDER, None)
 
 
+async def test_what_a_role_does_not_have_is_recorded_for_questions_and_views_too(worlds) -> None:
+    """R69: an operator at what is an administrator's."""
+    world = await serving(worlds)
+    desk = world.supervisor.desk
+    with pytest.raises(errors.Denied):
+        await desk.unused(JUDGE, 1)
+    with pytest.raises(errors.Denied):
+        await say(world, "apr-any", AGENT)
+    with pytest.raises(errors.Denied):
+        desk.usage(peer(9999))
+    await settled(world)
+    told = [(r["action"], r["outcome"], r["caller"]["uid"]) for r in world.auditor.of("security")]
+    assert told == [
+        ("config:read", "deny", JUDGE.uid), ("approvals:answer", "deny", AGENT.uid), ("agent:read", "deny", 9999),
+    ]  # fmt: skip
+    assert all(r["reason"] for r in world.auditor.of("security"))
+
+
 async def test_a_rule_denies_an_order_with_its_line(worlds) -> None:
     world = await serving(worlds, rules=(NEVER,))
     with pytest.raises(errors.Denied) as refusal:
