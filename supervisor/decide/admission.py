@@ -259,7 +259,7 @@ def _allow(
         who=meters.Who(who.who, labels.get("agent", ""), labels.get("user", ""), labels.get("channel", ""), tool),
         reasons=tuple(reasons),
     )
-    if snapshot.alerts.action == "ask":
+    if snapshot.alerts.asks:
         found.reasons += (alerts := meters.asked(snapshot, found.who, state.book, state.now))
         if trace is not None:
             for reason in alerts:

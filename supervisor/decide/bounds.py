@@ -146,8 +146,9 @@ def plan_of(snapshot: Snapshot) -> Plan:
     in_session = any(b.session for b in budgets)
     breaker = bool(snapshot.breaker.failures or snapshot.breaker.repeats)
     a = snapshot.alerts
+    actions = dict(a.actions)
     alerts = tuple(
-        AlertBound(f"alerts.{scope}_per_hour", a.source, scope, most, a.action)
+        AlertBound(f"alerts.{scope}_per_hour", a.source, scope, most, actions.get(scope, a.action))
         for scope, most in ((FAILED, a.failed_per_hour), (SENSITIVE, a.sensitive_per_hour))
         if most
     )
@@ -155,7 +156,7 @@ def plan_of(snapshot: Snapshot) -> Plan:
     unusual = tuple(
         UnusualBound(
             f"alerts.unusual[{i}]", a.source, scope, a.unusual_threshold, a.unusual_least,
-            a.unusual_period // HOUR, a.action,
+            a.unusual_period // HOUR, actions.get(scope, a.action),
         )
         for i, scope in enumerate(a.unusual)
         if scope not in a.unusual[:i]

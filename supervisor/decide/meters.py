@@ -131,14 +131,16 @@ def check(snapshot: Snapshot, who: Who, session: str, book: Book, now: float) ->
 
 
 def asked(snapshot: Snapshot, who: Who, book: Book, now: float) -> tuple[Reason, ...]:
-    """Why everything of this agent is asked about, where `[alerts] action` is "ask"."""
+    """Why everything of this agent is asked about: the bounds of `[alerts]` whose action is "ask"."""
     at, agent = int(now * 1000), agent_key(who)
     book.roll(at)
     window, plan = book.windows[HOUR], book.plan(snapshot)
     reached: list[AlertBound | UnusualBound] = [
-        alert for alert in plan.alerts if window.used(alert_key(alert.scope, agent), at) >= alert.most
+        alert
+        for alert in plan.alerts
+        if alert.action == "ask" and window.used(alert_key(alert.scope, agent), at) >= alert.most
     ]
-    reached += [strange for strange in plan.unusual if book.unusual(strange, agent, at)]
+    reached += [strange for strange in plan.unusual if strange.action == "ask" and book.unusual(strange, agent, at)]
     return tuple(Reason(b.rule, b.source, f"this agent had {most_of(b)}", b.rule, blanket=False) for b in reached)
 
 

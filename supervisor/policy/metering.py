@@ -64,7 +64,12 @@ class Budget(f.Table):
         probe="meters",
     )
     written: Annotated[int, PlainValidator(v.bytes_or_none)] = f.key(
-        "none", "Bytes written to disk.", unit='bytes or "none"', enforcer=_DECIDE, probe="meters"
+        "none",
+        "Bytes written to disk, where the host counts them: on cgroup v2 with the io controller. Elsewhere nothing is "
+        "charged.",
+        unit='bytes or "none"',
+        enforcer=_DECIDE,
+        probe="meters",
     )
     processes: Annotated[int, f.count(0, 1 << 40)] = _bound("Processes: the sum of the most that each run had at once")
 
@@ -158,6 +163,13 @@ class Alerts(f.Table):
         "What is done at a bound beside the alert, until the hour's count is below it again. ask: whatever that agent "
         "asks for is asked about, under any autonomy. stop: it is refused.",
         unit=" or ".join(f'"{action}"' for action in w.ALERT_ACTIONS),
+        enforcer=_DECIDE,
+        probe="meters",
+    )
+    actions: Annotated[tuple[tuple[str, str], ...], PlainValidator(v.actions)] = f.key(
+        {},
+        'What is done in place of `action` where it is about this: { sensitive = "stop", runs = "ask" }.',
+        unit="table of " + ", ".join(w.COMPARED) + " to an action",
         enforcer=_DECIDE,
         probe="meters",
     )

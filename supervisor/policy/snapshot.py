@@ -198,7 +198,13 @@ class Alerts:
     unusual_threshold: int = 3  # standard deviations
     unusual_least: int = 20  # fewer in an hour are never unusual
     action: str = "tell"  # or "ask", "stop": until the hour's count is below the bound again
+    actions: tuple[tuple[str, str], ...] = ()  # (what is counted, what is done in place of `action`)
     source: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything of it may ask."""
+        return "ask" in (self.action, *(action for _, action in self.actions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from supervisor.policy import units
 from supervisor.policy.fields import close, named, refuse, shown
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
-from supervisor.policy.words import MAX_SCRIPT, PERMISSIONS, SPECIAL, permission_matches
+from supervisor.policy.words import (
+    ALERT_ACTIONS,
+    COMPARED,
+    MAX_SCRIPT,
+    PERMISSIONS,
+    SPECIAL,
+    permission_matches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -203,6 +210,18 @@ def bytes_or_none(value: object) -> int:
     if number < 1:
         raise refuse(f"{shown(value)} is not a possible size", 'at least 1, or "none"')
     return number
+
+
+def actions(value: object) -> tuple[tuple[str, str], ...]:
+    """{what alerts count: what is done}, in the order of names."""
+    if type(value) is not dict:
+        raise refuse(f"{shown(value)} is not a table", 'such as { sensitive = "stop" }')
+    for name, action in value.items():
+        for word, known in ((name, COMPARED), (action, ALERT_ACTIONS)):
+            if word not in known:
+                near = close(word, known) if isinstance(word, str) else None
+                raise refuse(f"{shown(word)} is none of the values", ", ".join(known), near)
+    return tuple(sorted(value.items()))
 
 
 def script(value: object) -> str:

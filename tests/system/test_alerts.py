@@ -115,6 +115,19 @@ def test_an_agent_that_is_stopped_stays_so_over_kill_9(serving: Callable[..., Da
     assert alerts_of(daemon) == [*told, (FAILED, "near", 2, "stop")]
 
 
+def test_each_count_has_an_action_of_its_own(serving: Callable[..., Daemon], workspace: Path) -> None:
+    daemon = serving("tell", f'{FIXED}actions = {{ sensitive = "stop", failed = "ask" }}\n')
+    failing(daemon, workspace, "failing")
+    asked(wanting(daemon, workspace, "failing"))
+    for _ in range(2):
+        denied = post_run(daemon, workspace, "sh", "-c", "cat .ssh/id_rsa; nmap x", labels={"agent": "curious"})
+        assert denied.status == 403, denied.body
+    stopped(daemon, workspace, "curious", SENSITIVE)
+    assert [(rule, agent, action) for rule, agent, _, action in alerts_of(daemon) if rule != BLOCKED] == [
+        (FAILED, "failing", "ask"), (SENSITIVE, "curious", "stop"),
+    ]  # fmt: skip
+
+
 def test_an_hour_that_is_not_usual_for_an_agent_stops_it(serving: Callable[..., Daemon], workspace: Path) -> None:
     """A day of hours takes a day, so they are written where the service keeps what it learned."""
     bounds = 'unusual = ["runs"]\nunusual_least = 3\nunusual_threshold = 2\nunusual_period = "24h"\n'

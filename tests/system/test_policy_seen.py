@@ -82,6 +82,7 @@ SEEN = {
     f"{ALERTS}an_hour_that_is_not_usual_for_an_agent_stops_it": """
         alerts.unusual alerts.unusual_period alerts.unusual_threshold alerts.unusual_least""",
     f"{ALERTS}an_agent_that_is_stopped_stays_so_over_kill_9": "alerts.action",
+    f"{ALERTS}each_count_has_an_action_of_its_own": "alerts.actions",
     f"{LIMITS}a_run_over_the_bound_of_its_agent_waits_visibly_and_can_be_taken_out": """
         concurrency.runs_per_agent concurrency.queue""",
     f"{HERE}who_waits_for_a_place": "concurrency.queue_per_agent concurrency.queue_time",

@@ -118,6 +118,22 @@ def test_whoever_is_over_a_bound_that_asks_is_asked_about_everything_for_no_whol
     assert desk.admit().verdict == "allow"
 
 
+@pytest.mark.parametrize("action", ["tell", "ask", "stop"])
+def test_each_count_can_have_an_action_of_its_own(action: str) -> None:
+    """R103: who reaches for secrets is blocked, who does much is reviewed."""
+    bounds: dict[str, Any] = {"failed_per_hour": 1, "sensitive_per_hour": 1}
+    desk = Desk(policy(action, actions=(("failed", "ask"), ("sensitive", "stop")), **bounds))
+    desk.alarm(FAILED)
+    assert [reason.rule for reason in desk.admit().reasons] == ["alerts.failed_per_hour"]
+    desk.alarm(SENSITIVE, OTHER)
+    with pytest.raises(LimitReached) as refusal:
+        desk.admit("other")
+    assert refusal.value.rule == "alerts.sensitive_per_hour"
+    desk = Desk(policy(action, actions=(("failed", "tell"),), **bounds))
+    desk.alarm(FAILED)
+    assert desk.admit().verdict == "allow"
+
+
 def test_a_reason_stays_the_same_while_the_count_goes_on() -> None:
     desk = Desk(policy("ask", failed_per_hour=1))
     desk.alarm()
