@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.kernel.mounts import MOUNT_ATTR_NOSUID
@@ -20,12 +21,14 @@ from supervisor.launcher.operations import (
 )
 from supervisor.policy.match import inside
 from supervisor.policy.narrow import PRIVATE
+from supervisor.wire.messages import LIMITS
 
 if TYPE_CHECKING:
     from supervisor.policy.snapshot import Profile
 
 HOME = "/home/agent"
 HOSTNAME = "stockade"
+LIMITS_FILE = "/etc/stockade-limits.json"
 WORKSPACE = "$WORKSPACE"
 
 # What is made anew in every session and never bound from the host.
@@ -75,6 +78,20 @@ def etc_files(identity: Identity) -> list[Operation]:
         File("/etc/host.conf", "multi on\n"),
         File("/etc/nsswitch.conf", nsswitch),
     ]
+
+
+def limits_file(profile: Profile) -> Operation:
+    """What is granted at most, for who runs inside, where no socket is, and would find out by trying (lesson 21)."""
+    shown = {
+        "profile": profile.name,
+        "read": profile.read,
+        "write": profile.write,
+        "execute": profile.execute,
+        "allowed_commands": profile.allowed_commands,
+        "network": profile.network,
+        "limits": {name: getattr(profile.limits, name) for name in LIMITS},
+    }
+    return File(LIMITS_FILE, json.dumps(shown, indent=2) + "\n")
 
 
 def bound_paths(profile: Profile) -> list[tuple[str, bool]]:
@@ -149,6 +166,7 @@ def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
         Devpts("/dev/pts"),
         Symlink("/etc/mtab", "/proc/self/mounts"),
         *etc_files(identity),
+        limits_file(profile),
         Directory("/run"),
         Directory("/var"),
     ]

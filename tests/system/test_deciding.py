@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -379,7 +380,16 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(daemon: Daemon, wor
     assert after == before
 
 
-def test_the_agent_reads_its_own_limits_from_inside(daemon: Daemon, workspace: Path) -> None:
+def test_the_agent_reads_its_own_limits_from_inside_and_from_outside(daemon: Daemon, workspace: Path) -> None:
     view = daemon.request("GET", "/v1/self").json
+    inside = json.loads(daemon.run(workspace, "cat", "/etc/stockade-limits.json")["stdout"])
+    shown = view["profiles"][0]
+    assert inside == {"profile": shown["name"], **{key: shown[key] for key in inside if key != "profile"}}
+    assert inside["limits"]["memory"] == 1 << 30
+    only = json.loads(
+        daemon.run(workspace, "cat", "/etc/stockade-limits.json", labels={"channel": "discord"})["stdout"]
+    )
+    assert "$WORKSPACE" in only["read"]
+    assert "$WORKSPACE" not in only["write"]
     assert view["role"] == "operator"
     assert view["autonomy"] == "supervised"

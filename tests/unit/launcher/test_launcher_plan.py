@@ -50,6 +50,7 @@ def test_etc_is_made_and_not_bound() -> None:
     of_etc = {o.path: o for o in tree if inside(o.path, "/etc")}
     assert set(of_etc) == {
         "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/hostname", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/mtab",
+        plan.LIMITS_FILE,
     }  # fmt: skip
     assert not any(isinstance(o, ops.Bind) for o in of_etc.values())
 
