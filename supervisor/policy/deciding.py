@@ -238,7 +238,8 @@ class Require(f.Table):
     )
     labels: Patterns = f.key(
         {},
-        "Labels that must be stated with a value that one of the patterns matches: device_encrypted, mfa, data.",
+        "Labels that must be stated with a value that one of the patterns matches: device_encrypted, mfa, data. Only "
+        "runs and sessions carry labels.",
         unit=_PATTERNS,
         enforcer=_DECIDE,
         probe="decision",

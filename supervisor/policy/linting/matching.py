@@ -57,7 +57,7 @@ def rules(snapshot: Snapshot) -> Iterator[Finding]:
                 f"only runs and sessions carry labels, so {labels[0]} never matches for {', '.join(rule.permissions)}"
             )
             yield warn(rule.source, f"{key}.match", said, 'permissions = ["agent:execute"], or no labels')
-        yield from _requirable(snapshot, rule, key)
+        yield from _requirable(snapshot, rule, key, executes=executes)
         if executes and rule.effect == "deny" and not rule.match and not _requires(rule):
             said = "it denies every run: it has neither match nor require"
             yield warn(rule.source, key, said, "a match or a require")
@@ -68,11 +68,14 @@ def rules(snapshot: Snapshot) -> Iterator[Finding]:
             yield warn(rule.source, key, said, "one of the two")
 
 
-def _requirable(snapshot: Snapshot, rule: Rule, key: str) -> Iterator[Finding]:
+def _requirable(snapshot: Snapshot, rule: Rule, key: str, *, executes: bool) -> Iterator[Finding]:
     """What is required and cannot be stated never holds."""
     required = [*rule.labels, *((("source_ip", ("*",)),) if rule.source_ip else ())]
     for name, patterns in required:
-        if not any(_may_state(caller, name, patterns) for caller in snapshot.callers):
+        if not executes:
+            said = f"only runs and sessions carry labels, so {name} never holds for {', '.join(rule.permissions)}"
+            yield warn(rule.source, f"{key}.require", said, "time, days or audit")
+        elif not any(_may_state(caller, name, patterns) for caller in snapshot.callers):
             said = f"no caller may state {name} so, and so it {'denies' if rule.effect == 'deny' else 'asks'} always"
             yield warn(rule.source, f"{key}.require", said, f"{name} in labels of a caller")
 

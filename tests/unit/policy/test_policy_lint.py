@@ -167,6 +167,16 @@ def test_two_people_are_needed_and_there_is_one(policy: PolicyFiles) -> None:
     assert found_in(policy, SENSIBLE + role + '[[callers]]\nuid = 7\nrole = "administrator"\n') == []
 
 
+def test_an_order_carries_no_labels_so_a_rule_that_requires_one_of_it_is_a_warning(policy: PolicyFiles) -> None:
+    stating = GOOD + CALLER + 'labels = { "*" = ["*"] }\n' + ADMIN + TEST
+    required = 'require = {{ source_ip = ["10.0.0.0/8"], labels = {{ mfa = "yes" }} }}\n'
+    rule = '[[rules]]\nname = "device"\npermissions = {}\n' + required
+    found = found_in(policy, stating + rule.format('["config:write"]'))
+    assert [f["key"] for f in found] == ["rules.require"] * 2
+    assert "mfa never holds for config:write" in found[0]["message"]
+    assert found_in(policy, stating + rule.format('["agent:execute", "config:write"]')) == []
+
+
 def test_a_context_or_rule_that_another_makes_needless_is_named_with_it(policy: PolicyFiles) -> None:
     wide = '[[contexts]]\nmatch = { tool = ["*"] }\nautonomy = "readonly"\nnetwork = "none"\n'
     narrow = '[[contexts]]\nmatch = { tool = ["shell"], caller = ["uid:1500"] }\nautonomy = "readonly"\n'
