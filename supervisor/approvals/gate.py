@@ -63,7 +63,10 @@ async def obtain(
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_ms / 1000
+    digest = book.digest
     while True:
+        if book.digest != digest:  # the target is of the old policy, and nobody is asked about that under the new one
+            raise reloaded()
         grant = held(book, asker, target, reasons, session)
         if grant is not None:
             try:
@@ -88,6 +91,15 @@ async def obtain(
             )
         if question.state != "approved":
             raise refusal(question)
+
+
+def reloaded() -> Conflict:
+    """What was decided by one policy is not asked about, nor carried out, under another."""
+    return Conflict(
+        "the policy was reloaded meanwhile",
+        field="approval",
+        hint="send the request again: it is decided, and if need be asked about, anew",
+    )
 
 
 def held(

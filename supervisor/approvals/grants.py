@@ -78,6 +78,24 @@ class Grants(Work):
         await asyncio.shield(self._begin(self._spend(spent)))
         return spent
 
+    def carry_out(self, spent: Grant) -> None:
+        """Asked right before what a use was spent for begins. Whoever spent it may have waited since: for a place in
+        the queue, for a session. A policy, a time and a revocation hold for what has not begun. Raises Conflict.
+        """
+        current = self._index.grants.get(spent.id)
+        ended = current.ended if current is not None else spent.ended or "over"
+        if spent.policy_digest != self.digest:
+            ended = "stale"
+        elif spent.until <= self._clock():
+            ended = "expired"
+        if ended not in (None, "used_up"):
+            raise Conflict(
+                f"{spent.id} does not hold any more: {ended}",
+                field="approval",
+                hint="send the request again: it is decided, and if need be asked about, anew",
+                approval=spent.question,
+            )
+
     async def _spend(self, spent: Grant) -> None:
         if not await self._store.write(lambda conn: rows.spend(conn, spent)):
             raise Conflict(f"{spent.id} does not hold any more", field="grant")

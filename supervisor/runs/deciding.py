@@ -139,7 +139,7 @@ async def _asked(
     analysis: Analysis,
 ) -> Decided:
     """Somebody has to say yes. Files that are named as scripts are looked at first: the yes is bound to them."""
-    admission = found.admission
+    admission, digest = found.admission, room.serving.digest
     workspace = session.workspace if session is not None else request.workspace or ""
     directory = command.directory(workspace, request.cwd)
     named = scripts.named(analysis, request, workspace, directory, admission.profile.write)
@@ -152,7 +152,7 @@ async def _asked(
                 found.session = opened
             files = await room.runtime.inspect(found.place, named)
             found.held = {f["path"]: f["sha256"] for f in files}
-        asking = _Asking(room, peer, session, request, admission, (workspace, directory), files)
+        asking = _Asking(room, peer, session, request, admission, digest, (workspace, directory), files)
         try:
             found.grant = await asking.grant(0, None)
         except ApprovalRequired as waiting:
@@ -279,6 +279,7 @@ class _Asking:
         session: Session | None,
         request: RunRequest,
         admission: Admission,
+        digest: str,
         where: tuple[str, str],
         files: list[dict[str, Any]],
     ) -> None:
@@ -298,7 +299,7 @@ class _Asking:
             readonly=admission.readonly,
             network=admission.network,
             files=tuple((f["path"], f["sha256"]) for f in files),
-            policy_digest=room.serving.digest,
+            policy_digest=digest,
             env=_values(request),
             labels=tuple(sorted(admission.labels.items())),
             reasons=tuple(sorted(subjects(admission))),
@@ -310,8 +311,10 @@ class _Asking:
             self._what["env"] = [setting[:_SHOWN] for setting in obeyed[:_MOST]]
 
     async def grant(self, wait_ms: int, notice: Notice) -> Grant:
-        """One use of a grant for it. Raises as gate.obtain()."""
-        admission, snapshot = self._admission, self._room.serving.snapshot
+        """One use of a grant for it. Raises as gate.obtain(), and Conflict when it was decided by an old policy."""
+        admission, serving = self._admission, self._room.serving
+        if serving.digest != self._target.policy_digest:  # while files were looked at, or a session closed
+            raise gate.reloaded()
         return await gate.obtain(
             self._room.book,
             "run",
@@ -321,7 +324,7 @@ class _Asking:
             [asdict(reason) for reason in admission.reasons],
             session=self._session,
             labels=dict(admission.labels),
-            needed=2 if second_person(snapshot, admission.context.caller, admission.context.roles) else 1,
+            needed=2 if second_person(serving.snapshot, admission.context.caller, admission.context.roles) else 1,
             wait_ms=wait_ms,
             notice=notice,
         )

@@ -89,8 +89,10 @@ def _launch(
     request_id: str,
     counted: asyncio.Future[None],
 ) -> Run:
-    """Record and launch. Nothing is awaited, so nothing can come between."""
+    """Record and launch. Nothing is awaited, so nothing can come between. Raises Conflict when a yes is over."""
     digest, admission, grant = room.serving.digest, decided.admission, decided.grant
+    if grant is not None:
+        room.book.carry_out(grant)
     record = events.decision(
         outcome="allow",
         run=message.run,

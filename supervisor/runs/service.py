@@ -219,9 +219,10 @@ class Supervisor:
         try:
             admission = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
             if admission.verdict == "ask":
-                await deciding.session_approved(self, peer, request, admission)
+                grant = await deciding.session_approved(self, peer, request, admission)
                 again = admit_session(self.serving.snapshot, self.refused, peer, request, self.counters(peer))
                 admission = deciding.anew(admission, again)
+                self.book.carry_out(grant)
             session = await sessions.open_counted(self, peer, admission, ident, request.workspace)
         except ApprovalRequired:
             raise

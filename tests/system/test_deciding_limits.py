@@ -9,8 +9,9 @@ import pytest
 
 from tests.harness import Daemon
 from tests.kernel.hostile import uid_range
-from tests.system.deciding import Later, audit_of, decisions, post_run
+from tests.system.deciding import Later, answer, audit_of, decisions, post_run
 from tests.system.faults import kill
+from tests.system.test_deciding import wait_for_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +171,37 @@ def test_a_run_over_the_bound_of_its_agent_waits_visibly_and_can_be_taken_out(
     statuses = sorted(w.result().status for w in waiting)
     assert statuses == [200, 409]
     assert queueing.request("GET", "/v1/queue").json["queue"] == []
+
+
+@pytest.mark.parametrize("how", ["reload", "revoke"])
+def test_a_yes_that_is_taken_back_while_its_run_waits_for_a_place_lets_nothing_run(
+    queueing: Daemon, workspace: Path, how: str
+) -> None:
+    """The use is spent before the run has its place, and what policy or a person says meanwhile holds for it."""
+    body = {"workspace": str(workspace), "argv": ["touch", "asked", how], "wait_approval": "60s"}
+    waiting = Later(queueing, "/v1/runs", body)
+    ident = wait_for_question(queueing, how)
+    busy = {"workspace": str(workspace), "script": "mkfifo go; read x < go", "background": True}
+    first = queueing.request("POST", "/v1/runs", busy).json
+    assert answer(queueing, ident, scope="until", duration="1h").status == 200
+    wait_for_queue(queueing, 1)
+    grant = next(g for g in queueing.request("GET", "/v1/grants").json["grants"] if g["question"] == ident)
+    assert grant["used"] == 1
+    if how == "reload":
+        text = (queueing.root / "etc" / "policy.toml").read_text()
+        queueing.write_policy(text + "\n# another digest\n")
+        assert queueing.request("POST", "/v1/policy/reload", root=True).status == 200
+    else:
+        assert queueing.request("DELETE", f"/v1/grants/{grant['id']}", root=True).status == 200
+    while not (workspace / "go").exists():
+        pass
+    with open(workspace / "go", "w") as out:
+        out.write("x\n")
+    queueing.request("GET", f"/v1/runs/{first['id']}/wait")
+    reply = waiting.result()
+    assert (reply.status, reply.json["code"]) == (409, "conflict"), reply.body
+    assert not (workspace / "asked").exists()
+    assert post_run(queueing, workspace, "true").status == 200, "its place is free again"
 
 
 def wait_for_queue(daemon: Daemon, length: int) -> list[dict[str, Any]]:

@@ -222,6 +222,35 @@ async def test_who_goes_away_during_a_use_has_used_it(world: World) -> None:
     assert world.book.grant(held.id).left == 1
 
 
+@pytest.mark.parametrize("scope", ["once", "until"])
+async def test_what_was_spent_in_time_is_carried_out_while_it_holds(world: World, scope: Any) -> None:
+    spent = await world.book.use(await world.grant(scope, duration_ms=60_000))
+    world.book.carry_out(spent)
+    world.clock.advance(59)
+    world.book.carry_out(spent)
+
+
+@pytest.mark.parametrize("scope", ["once", "until"])
+@pytest.mark.parametrize("how", ["stale", "expired", "revoked"])
+async def test_what_was_taken_back_before_it_began_is_not_carried_out(
+    world: World, monkeypatch: pytest.MonkeyPatch, scope: Any, how: str
+) -> None:
+    """Also when it was forgotten meanwhile. What is used up cannot be revoked: there is nothing to take back."""
+    monkeypatch.setattr("supervisor.approvals.index.KEPT_GRANTS", 0)
+    spent = await world.book.use(await world.grant(scope, duration_ms=60_000))
+    if how == "stale":
+        await world.book.serve(APPROVALS, "cd" * 32)
+    elif how == "expired":
+        world.clock.advance(60)
+    elif scope == "until":
+        await world.book.revoke(spent.id, ANNA)
+    else:
+        world.book.carry_out(spent)
+        return
+    with pytest.raises(Conflict, match="does not hold any more"):
+        world.book.carry_out(spent)
+
+
 async def test_more_grants_than_there_is_room_for_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor.approvals.terms.MAX_GRANTS", 2)
     first = await world.grant("target", changes={"cwd": "/1"})

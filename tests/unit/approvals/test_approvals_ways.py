@@ -10,6 +10,7 @@ import pytest
 from supervisor.approvals import gate, operations
 from supervisor.approvals.access import Access
 from supervisor.approvals.gate import obtain
+from supervisor.approvals.report import Report
 from supervisor.errors import ApprovalDenied, ApprovalRequired, Conflict, Denied, InvalidRequest
 from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, TARGET, World
 
@@ -73,6 +74,24 @@ async def test_two_who_wait_for_one_yes_share_no_use(world: World) -> None:
     (other,) = waiting
     with pytest.raises(ApprovalDenied, match="enough"):
         await other
+
+
+async def test_a_run_whose_policy_goes_just_after_the_yes_is_not_asked_about_under_the_next_one(world: World) -> None:
+    """What it asks for was worked out, and how many people it takes, by the policy that is gone."""
+    running = asyncio.ensure_future(run(world, wait_ms=60_000))
+    asked = await world.next_question()
+    reloads: list[asyncio.Task[None]] = []
+
+    def emit(kind: str, _uid: int | None, **_: Any) -> None:  # told of the answer before whoever waits for it
+        if kind == "approval.answered":
+            reloads.append(asyncio.create_task(world.book.serve(APPROVALS, "cd" * 32)))
+
+    world.book._report = Report(emit, world.kept)
+    await world.book.answer(asked.id, ANNA, approve=True)
+    with pytest.raises(Conflict, match="reloaded"):
+        await running
+    await asyncio.gather(*reloads)
+    assert [q.id for q in world.book.questions()] == [asked.id]
 
 
 @pytest.mark.parametrize(("how", "error"), [("no", ApprovalDenied), ("time", ApprovalDenied), ("gone", Conflict)])
