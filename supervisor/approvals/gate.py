@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from supervisor.approvals.model import MEMBER_BYTES
 from supervisor.approvals.terms import refusal
+from supervisor.audit.bounded import fits
 from supervisor.errors import ApprovalRequired, Conflict
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ def what_of(
     """What a person is shown of a run: all that the target is bound to, and the heads of its script files.
 
     `marks` are the parts at risk ({start, end, detail}), `files` what the launcher found ({path, sha256, size, head}).
+    Of several files each has its share of what can be shown, so that none takes the others' names away.
     """
+    share = MEMBER_BYTES * 3 // 4 // max(len(files), 1)
     command = {"argv": list(target.argv)} if target.argv is not None else {"script": target.script}
     return {
         "tool": target.tool,
@@ -35,7 +39,7 @@ def what_of(
         "readonly": target.readonly,
         "network": target.network,
         "session": session,
-        "files": files,
+        "files": [{**f, "head": f["head"][: fits(f["head"], share)]} for f in files],
     }
 
 

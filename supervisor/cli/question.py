@@ -5,6 +5,8 @@ Everything in it was chosen by an agent, so nothing reaches the terminal as it c
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import unicodedata
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,11 @@ from supervisor.cli.service import flat
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_SHOWN = ("argv", "script", "marks", "files", "cwd", "workspace", "profile", "env_names", "tool", "session")
+_SHOWN = (
+    "argv", "script", "stdin", "input", "marks", "files", "cwd", "workspace", "profile", "env_names", "env", "tool",
+    "session",
+)  # fmt: skip
+_PLAIN = re.compile(r"[\w.:/@+-]+")
 _INDENT = "  "
 
 
@@ -25,8 +31,13 @@ def who(question: Mapping[str, Any]) -> str:
     """Who asks: unit or uid, and the labels that it states."""
     asker, labels = question.get("asker") or {}, question.get("labels") or {}
     name = asker.get("unit") or f"uid {asker.get('uid', '?')}"
-    said = " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    said = " ".join(f"{key}={_quoted(str(value))}" for key, value in sorted(labels.items()))
     return show.safe(f"{name} ({said})" if said else name)
+
+
+def _quoted(value: str) -> str:
+    """A label's value, so that no value can look like what stands around it."""
+    return value if _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
 
 
 def what(question: Mapping[str, Any]) -> str:
@@ -64,6 +75,7 @@ def _lines(question: Mapping[str, Any], now: float, *, colour: bool, uid: int) -
     yield f"asked: {show.age(question.get('created'), now) or '?'} ago"
     yield from _command(asked, question.get("reasons") or (), colour=colour)
     if question.get("kind") == "run":
+        yield from _input(asked)
         yield from _place(question, asked)
     rest = {key: value for key, value in asked.items() if key not in _SHOWN and value not in ("", None, [], {})}
     yield from flat(rest)
@@ -96,7 +108,7 @@ def _command(asked: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], *, 
         yield _INDENT + line
     whole = asked.get("script") if is_script else asked.get("argv")
     if isinstance(whole, dict):
-        yield f"cut: this is only its head; {whole.get('bytes')} bytes in all, SHA-256 {show.safe(whole.get('sha256'))}"
+        yield _cut(whole)
     elif not is_script and isinstance(whole, list) and shlex.join(map(str, whole)) != text:
         # Spaces and quotes inside of words cannot be told from those between them, so each word stands alone too.
         yield "words:"
@@ -145,21 +157,69 @@ def _place(question: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[st
     yield f"workspace: {show.safe(asked.get('workspace') or '-')}"
     yield f"profile: {show.safe(asked.get('profile') or '-')}"
     yield f"session: {show.safe(question.get('session') or 'one for this run alone')}"
-    names = asked.get("env_names")
-    yield f"variables: {', '.join(map(show.safe, names)) if isinstance(names, list) and names else '-'}"
+    names, cut = _whole(asked.get("env_names"))
+    yield f"variables: {', '.join(map(show.safe, names)) or '-'}"
+    yield from cut
+    settings, cut = _whole(asked.get("env"))
+    if settings:
+        yield "set to:"
+        yield from (f"{_INDENT}{show.safe(setting)}" for setting in settings)
+    yield from cut
+
+
+def _whole(given: Any) -> tuple[list[str], list[str]]:
+    """The texts of a list, and what to say when it was too long to be kept whole."""
+    if isinstance(given, dict):
+        return [*map(str, given.get("head") or ())], [_cut(given)]
+    return [*map(str, given or ())], []
+
+
+def _cut(marker: Mapping[str, Any]) -> str:
+    return f"cut: this is only its head; {marker.get('bytes')} bytes in all, SHA-256 {show.safe(marker.get('sha256'))}"
+
+
+def _input(asked: Mapping[str, Any]) -> Iterator[str]:
+    """What is fed to the command: to a shell or an interpreter that is what will run."""
+    if not asked.get("stdin"):
+        return
+    if asked["stdin"] == "stream":
+        yield "input: sent while it runs, so nobody knows it yet"
+        return
+    yield f"input: SHA-256 {show.safe(asked['stdin'])}"
+    given = asked.get("input")
+    text = given.get("head") if isinstance(given, dict) else given
+    if text:
+        yield from _quoting(str(text))
+    if isinstance(given, dict):
+        yield _cut(given)
 
 
 def _files(files: Any) -> Iterator[str]:
     """The scripts that the command names, as they were when it was asked: what is approved is what executes."""
+    if isinstance(files, dict):
+        yield f"files: {files.get('bytes')} bytes of names and heads, which is too much to show"
     for file in files if isinstance(files, list) else ():
         if not isinstance(file, dict):
             continue
-        yield f"file: {show.safe(file.get('path'))}, {show.size(file.get('size') or 0)}"
+        size = file.get("size") or 0
+        yield f"file: {show.safe(file.get('path'))}, {show.size(size)}"
         yield f"{_INDENT}SHA-256 {show.safe(file.get('sha256'))}"
         head = str(file.get("head") or "")
-        yield from (f"{_INDENT}| {show.safe(line)}" for line in head.splitlines())
-        if len(head.encode("utf-8", "surrogateescape")) < (file.get("size") or 0):
-            yield f"{_INDENT}| … (only its head is shown)"
+        if head:
+            yield from _quoting(head)
+        # A byte that is no text takes one byte in the file, and three as U+FFFD.
+        strange = head.count("\ufffd")
+        if len(head.encode("utf-8", "surrogateescape")) - 2 * strange < size:
+            why = (
+                f"not all of it is text, or only its head is shown; {size} bytes in all"
+                if strange
+                else "only its head is shown"
+            )
+            yield f"{_INDENT}| … ({why})"
+
+
+def _quoting(text: str) -> Iterator[str]:
+    yield from (f"{_INDENT}| {show.safe(line)}" for line in text.removesuffix("\n").split("\n"))
 
 
 def _reasons(reasons: Sequence[Mapping[str, Any]], *, colour: bool) -> Iterator[str]:
@@ -214,7 +274,7 @@ def meanings(question: Mapping[str, Any], uid: int) -> Iterator[str]:
 
 def _scopes(question: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     reasons = question.get("reasons") or ()
-    exact = "exactly this: same command, directory, variables, files and policy"
+    exact = "exactly this: same command, input, directory, variables, files and policy"
     yield "(alone)", f"once, {exact}"
     yield "--times N", "the same, N times"
     yield "--for 30m", "the same, any number of times for so long"

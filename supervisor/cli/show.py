@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _UNITS = ("", "K", "M", "G", "T", "P")
-# C0, DEL, C1, lone surrogates (bytes that were not UTF-8), and what is not seen or moves what is: the bidirectional
-# marks, spaces without width, line and paragraph separators.
+# C0, DEL, C1, lone surrogates (bytes that were not UTF-8), and what is not seen, looks like a space or moves what is
+# seen: bidirectional marks, spaces other than the one, fillers, variation selectors, tags, separators
+# (Unicode 15.1: Default_Ignorable_Code_Point, White_Space; U+2800 is a braille pattern without dots).
 _CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 
@@ -32,7 +35,7 @@ def safe(value: Any) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def size(count: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.approvals import gate, operations
 from supervisor.approvals.model import Target, canonical
 from supervisor.audit import events
+from supervisor.audit.bounded import args_within
 from supervisor.decide import command, scripts
 from supervisor.decide.admission import admit_run
 from supervisor.decide.asking import sensitive
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 
     Notice = Callable[[dict[str, Any]], None] | None
 
-_SHOWN = 400  # characters of a variable
-_MOST = 32  # variables
+_SETTINGS = 16 << 10  # bytes of JSON that variables may take that are shown
 
 
 @dataclass(slots=True)
@@ -308,7 +308,9 @@ class _Asking:
         self._what = gate.what_of(self._target, session=self._session, marks=marks, files=files)
         self._what |= {"autonomy": admission.autonomy, "notes": list(admission.notes)}
         if obeyed := environment.settings(request.env):
-            self._what["env"] = [setting[:_SHOWN] for setting in obeyed[:_MOST]]
+            self._what["env"] = args_within(obeyed, _SETTINGS)
+        if request.stdin is not None:  # of a shell that is the script, and a person cannot read a hash
+            self._what["input"] = request.stdin.decode("utf-8", "backslashreplace")
 
     async def grant(self, wait_ms: int, notice: Notice) -> Grant:
         """One use of a grant for it. Raises as gate.obtain(), and Conflict when it was decided by an old policy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -203,6 +204,33 @@ def test_a_variable_that_a_shell_obeys_is_asked_about_and_shown(daemon: Daemon, 
     answer(daemon, ident)
     assert post_run(daemon, workspace, **said).status == 200
     assert (workspace / "ran").exists()
+
+
+def test_what_a_shell_reads_from_its_input_is_shown_whole(daemon: Daemon, workspace: Path) -> None:
+    fed = "echo first\ntouch asked fed\n"
+    ident = asked(post_run(daemon, workspace, "sh", stdin=fed))
+    shown = daemon.request("GET", f"/v1/approvals/{ident}").json["what"]
+    assert (shown["argv"], shown["input"]) == (["sh"], fed)
+    assert shown["stdin"] == hashlib.sha256(fed.encode()).hexdigest()
+    answer(daemon, ident)
+    assert post_run(daemon, workspace, "sh", stdin=fed + "touch more\n").status == 202, (
+        "another input is another target"
+    )
+    assert post_run(daemon, workspace, "sh", stdin=fed).status == 200
+    assert (workspace / "fed").exists()
+    assert not (workspace / "more").exists()
+
+
+def test_no_variable_that_is_obeyed_is_cut_without_a_word(daemon: Daemon, workspace: Path) -> None:
+    long = {"GIT_SSH_COMMAND": "ssh " + "-v " * 200 + "-oPort=1"}
+    ident = asked(post_run(daemon, workspace, "touch", "asked", env=long))
+    assert daemon.request("GET", f"/v1/approvals/{ident}").json["what"]["env"] == [
+        f"GIT_SSH_COMMAND={long['GIT_SSH_COMMAND']}"
+    ]
+    longer = {"GIT_SSH_COMMAND": "ssh " + "-v " * 8000}
+    ident = asked(post_run(daemon, workspace, "touch", "asked", env=longer))
+    env = daemon.request("GET", f"/v1/approvals/{ident}").json["what"]["env"]
+    assert (env["truncated"], env["head"][0][:20]) == (True, "GIT_SSH_COMMAND=ssh ")
 
 
 def test_a_blocked_command_in_a_variable_is_denied(daemon: Daemon, workspace: Path) -> None:
