@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from supervisor.api import views
+from supervisor.api import stream, views
 from supervisor.api.call import answer
 from supervisor.api.ending import to_the_end
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from supervisor.api.call import Answer, Call
 
 
 # --- questions ------------------------------------------------------------------------------------------------
 
 
-async def get_approvals(call: Call) -> Answer:
+async def get_approvals(call: Call) -> web.StreamResponse:
     query = call.query
     state = None if query.state == "all" else query.state
     found = call.supervisor.desk.questions(call.peer, state=state, limit=query.limit)
-    return answer({"approvals": [views.question(q) for q in found]})
+    return await stream.listed(call, "approvals", map(views.question, found))
 
 
 async def get_approval(call: Call) -> Answer:

@@ -37,8 +37,8 @@ watch_option = click.option("-w", "--watch", is_flag=True, help="Then go on: sho
 def approvals(ctx: click.Context, *, watch: bool, as_object: bool) -> None:
     """List and answer what agents want a yes for. Without a command: list what is pending.
 
-    A yes is bound to exactly what `show` prints: command, input, directory, labels, variables, policy, and the
-    contents of the scripts that the command names. Nobody answers their own questions. What nobody answers in time is refused.
+    A yes is bound to exactly what `show` prints: command, input, directory, labels, variables, policy, and the contents
+    of the scripts that the command names. Nobody answers their own questions. What nobody answers in time is refused.
 
     \b
     Examples:
