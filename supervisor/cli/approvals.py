@@ -91,7 +91,8 @@ def listing(*, state: str, limit: int, watch: bool, as_object: bool) -> None:
         )
         for q in answer["approvals"]
     ]
-    show.emit(answer, show.table(head, rows), as_object=as_object)
+    more = f"\nThese are the {limit} that came last; there may be others: --limit" if len(rows) == limit else ""
+    show.emit(answer, show.table(head, rows) + more, as_object=as_object)
 
 
 @approvals.command("show")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import termios
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ class Watcher:
         while again:
             again = False
             for name, data in client(timeout=None).events(opened=self._pending):
-                if name in ("approval.requested", "subscription.gap"):
+                if name == "approval.requested":
+                    self._asked(str(data.get("approval")))
+                elif name == "subscription.gap":
                     self._pending()
                 elif name.startswith("approval."):
                     self._over(data)
@@ -56,6 +59,18 @@ class Watcher:
                 self._seen.add(asked["id"])
                 self._show(asked)
 
+    def _asked(self, ident: str) -> None:
+        """One that is new. It alone is fetched: a list of all that wait, for each of them, would be their square."""
+        if ident in self._seen:
+            return
+        try:
+            asked = client().call("GET", f"/v1/approvals/{ident}")
+        except errors.NotFound:  # over and forgotten already
+            return
+        if asked["state"] == "pending":
+            self._seen.add(ident)
+            self._show(asked)
+
     def _show(self, asked: Mapping[str, Any]) -> None:
         if self._as_object:
             click.echo(json.dumps(asked, ensure_ascii=True))
@@ -67,6 +82,8 @@ class Watcher:
 
     def _answer(self, asked: Mapping[str, Any]) -> None:
         while True:
+            # What was typed before this question was seen is no answer to it.
+            termios.tcflush(0, termios.TCIFLUSH)
             prompt = f"\n{_KEYS}\n{show.safe(asked['id'])}"
             answer = chosen(click.prompt(prompt, prompt_suffix="? ", default="later", show_default=False))
             if answer is None:
@@ -90,6 +107,8 @@ class Watcher:
             return
 
     def _over(self, data: Mapping[str, Any]) -> None:
+        if data.get("state") != "pending":
+            self._seen.discard(str(data.get("approval")))
         if not self._as_object and data.get("state") not in (None, "pending"):
             who = f" by uid {data['by']}" if data.get("by") is not None else ""
             click.echo(f"{show.safe(data.get('approval'))}: {show.safe(data['state'])}{who}")

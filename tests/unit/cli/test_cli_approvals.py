@@ -190,6 +190,8 @@ def test_list_is_a_table_of_who_wants_what_and_why(service: Any, stockade: Any) 
     paths = [path for _, path, _ in service.requests]
     assert paths[0].endswith("?state=pending&limit=100")
     assert paths[2].endswith("?state=all&limit=5")
+    full = stockade("approvals", "list", "--limit", "1").stdout.decode()
+    assert full.endswith("These are the 1 that came last; there may be others: --limit\n")
 
 
 @pytest.mark.parametrize(
@@ -261,10 +263,9 @@ def watched(service: Any, *events: tuple[str, dict[str, Any]]) -> None:
     """The first question is pending; the second is asked while somebody listens."""
     listed = threading.Event()
     second = {**ASKED, "id": OTHER, "created": "2026-01-02T03:04:06Z"}
-    pending = [{"approvals": [ASKED]}, {"approvals": [second, ASKED]}]
 
     def answer(handler: Any) -> None:
-        handler.json(pending.pop(0) if len(pending) > 1 else pending[0])
+        handler.json({"approvals": [ASKED]})
         listed.set()
 
     def stream(handler: Any) -> None:
@@ -276,6 +277,7 @@ def watched(service: Any, *events: tuple[str, dict[str, Any]]) -> None:
         handler.chunk(b"")
 
     service.routes["GET", "/v1/approvals"] = answer
+    service.routes["GET", f"/v1/approvals/{OTHER}"] = second
     service.routes["GET", "/v1/events"] = stream
 
 
@@ -305,25 +307,66 @@ def test_watch_is_about_what_is_pending(service: Any, stockade: Any) -> None:
     assert stockade("approvals", "list", "--watch", "--state", "all").returncode == 2
 
 
+class Typing:
+    """A terminal with somebody who types when a question is there; or before, `ahead`."""
+
+    def __init__(self, start: Any, ahead: bytes = b"") -> None:
+        self._ours, theirs = pty.openpty()
+        self.seen = b""
+        os.write(self._ours, ahead)
+        self.process = start("approvals", "--watch", stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+
+    def until(self, word: str) -> None:
+        """Read on until this is seen; what was before it is done with."""
+        while word.encode() not in self.seen:
+            self.seen += os.read(self._ours, 65536)
+        self.seen = self.seen.partition(word.encode())[2]
+
+    def type(self, line: bytes) -> None:
+        os.write(self._ours, line + b"\n")
+
+    def close(self) -> int:
+        status = int(self.process.wait(60))
+        os.close(self._ours)
+        return status
+
+
 def test_on_a_terminal_a_question_is_answered_with_one_key(service: Any, start: Any) -> None:
     watched(service, *EVENTS[:2])
     for ident in (APPROVAL, OTHER):
         service.routes["POST", f"/v1/approvals/{ident}/approve"] = {**answered(), "id": ident}
         service.routes["POST", f"/v1/approvals/{ident}/deny"] = {**answered(approve=False, note="no"), "id": ident}
-    ours, theirs = pty.openpty()
-    try:
-        process = start("approvals", "--watch", stdin=theirs, stdout=theirs, stderr=theirs)
-        os.write(ours, b"what?\n30m\nn not on a Friday\n")
-        seen = b""
-        while f"{OTHER}: denied".encode() not in seen:
-            seen += os.read(ours, 65536)
-        process.wait(60)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    assert b"That is none of the answers." in seen
+    person = Typing(start)
+    person.until(f"{APPROVAL}? ")
+    person.type(b"what?")
+    person.until("That is none of the answers.")
+    person.until(f"{APPROVAL}? ")
+    person.type(b"30m")
+    person.until(f"{OTHER}? ")
+    person.type(b"n not on a Friday")
+    person.until(f"{OTHER}: denied")
+    person.close()
     assert service.bodies("POST", f"/v1/approvals/{APPROVAL}/approve") == [{"scope": "until", "duration": "30m"}]
     assert service.bodies("POST", f"/v1/approvals/{OTHER}/deny") == [{"note": "not on a Friday"}]
+
+
+def test_what_was_typed_before_a_question_was_seen_is_no_answer_to_it(service: Any, start: Any) -> None:
+    """An agent that sees one question answered can ask the next one at the moment in which a person types on."""
+    watched(service, *EVENTS[:1])
+    service.routes["POST", f"/v1/approvals/{APPROVAL}/approve"] = answered()
+    person = Typing(start, ahead=b"y\ny\n")
+    person.until(f"{APPROVAL}? ")
+    person.type(b"q")
+    assert person.close() == 0
+    assert service.bodies("POST", f"/v1/approvals/{APPROVAL}/approve") == []
+
+
+def test_watch_does_not_stumble_over_a_question_that_is_gone(service: Any, stockade: Any) -> None:
+    watched(service, ("approval.requested", {"approval": "apr-gone"}), ("approval.requested", {"approval": OTHER}))
+    service.routes["GET", "/v1/approvals/apr-gone"] = problem("not_found", 404)
+    lines = stockade("approvals", "--watch", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [APPROVAL, OTHER]
 
 
 @pytest.mark.parametrize(
