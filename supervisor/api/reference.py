@@ -105,7 +105,8 @@ curl --unix-socket /run/stockade/api.sock -T - http://localhost/v1/runs/run-…/
 
 `GET /v1/events` is a stream of server-sent events: what happens to the caller's runs and sessions, and what concerns
 everybody. A client that comes back with `Last-Event-ID` gets what it missed; where that is not kept any more,
-`subscription.gap` comes first. A client that does not keep up gets `subscription.dropped` as its last event.
+`subscription.gap` comes first. A client that does not keep up, or that may see something else than before (policy was
+reloaded, a role for a time ended), gets `subscription.dropped` as its last event and listens anew.
 
 ```sh
 curl --unix-socket /run/stockade/api.sock -N http://localhost/v1/events

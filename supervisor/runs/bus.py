@@ -6,12 +6,16 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.errors import LimitReached
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 QUEUE = 256  # events that wait for one subscriber
 SUBSCRIBERS = 256
+RIGHTS = ("policy.reloaded", "grant.ended", "grant.revoked")  # after which one may see less than before
 KEPT = 128  # past events that a subscriber who comes back can still have; less than QUEUE, so that they fit
 
 
@@ -31,15 +35,17 @@ class Event:
 
 
 class Subscription:
-    """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped.
+    """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped:
+    it did not keep up, or a reload or the end of a role for a time has changed what it may see.
 
     Of others' events it gets those whose kind begins with one of `also`.
     """
 
-    def __init__(self, bus: Bus, uid: int | None, also: tuple[str, ...] = ()) -> None:
+    def __init__(self, bus: Bus, uid: int | None, also: tuple[str, ...], still: Callable[[], bool]) -> None:
         self._bus = bus
         self.uid = uid
         self._also = also
+        self._still = still
         self._queue: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
@@ -65,16 +71,22 @@ class Subscription:
         self._wake()
 
     def push(self, event: Event) -> None:
+        # A grant that gives no role says so: its role is None.
+        if event.kind in RIGHTS and event.data.get("role", "") is not None and not self._still():
+            self._drop(event, "what may be seen has changed: listen anew")
+            return
         others = self.uid is not None and event.uid not in (None, self.uid)
         if others and not event.kind.startswith(self._also):
             return
         if len(self._queue) >= QUEUE:
-            reason = f"more than {QUEUE} events waited"
-            self._queue.append(Event(event.id, "subscription.dropped", event.time, None, {"reason": reason}))
-            self.close()
+            self._drop(event, f"more than {QUEUE} events waited")
             return
         self._queue.append(event)
         self._wake()
+
+    def _drop(self, event: Event, reason: str) -> None:
+        self._queue.append(Event(event.id, "subscription.dropped", event.time, None, {"reason": reason}))
+        self.close()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -87,10 +99,16 @@ class Bus:
         self._recent: deque[Event] = deque(maxlen=KEPT)
         self._last = 0
 
-    def subscribe(self, uid: int | None, after: int | None = None, also: tuple[str, ...] = ()) -> Subscription:
+    def subscribe(
+        self,
+        uid: int | None,
+        after: int | None = None,
+        also: tuple[str, ...] = (),
+        still: Callable[[], bool] = lambda: True,
+    ) -> Subscription:
         """Events that concern everybody or this uid, and kinds that begin with one of `also`; with None everything.
 
-        Raises LimitReached.
+        `still`: whether that is still what the subscriber may see. Raises LimitReached.
 
         With `after`, the id of the last one that the subscriber has seen, those that it missed come first; where
         they are not kept any more, or the id is of an earlier process, subscription.gap comes before them.
@@ -99,7 +117,7 @@ class Bus:
             raise LimitReached(
                 f"{SUBSCRIBERS} subscribers are listening", hint="close those that are not read", retry_after=5
             )
-        subscription = Subscription(self, uid, also)
+        subscription = Subscription(self, uid, also, still)
         self._subscribers.append(subscription)
         if after is not None:
             self._catch_up(subscription, after)

@@ -59,6 +59,17 @@ class Desk:
         self.require(peer, least)
         return None if self.permits(peer, permission) else peer.uid
 
+    def view(self, peer: Peer) -> tuple[int | None, tuple[str, ...]]:
+        """Whose events a peer may see, and of which kinds also everybody's. Raises Denied."""
+        return self.sees(peer), ("approval.", "grant.") if self.permits(peer, "approvals:read") else ()
+
+    def still(self, peer: Peer, view: tuple[int | None, tuple[str, ...]]) -> bool:
+        """Whether that is what it may see now: roles for a time end, and policy changes."""
+        try:
+            return self.view(peer) == view
+        except StockadeError:
+            return False
+
     async def order(
         self, peer: Peer, permission: str, parameters: dict[str, Any], code: str | None, *, unasked: bool = False
     ) -> None:

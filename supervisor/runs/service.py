@@ -359,8 +359,8 @@ class Supervisor:
 
         Who may read everybody's questions is told of them. Raises Denied, LimitReached.
         """
-        also = ("approval.", "grant.") if self.desk.permits(peer, "approvals:read") else ()
-        return self.events.subscribe(self.desk.sees(peer), after, also)
+        uid, also = view = self.desk.view(peer)
+        return self.events.subscribe(uid, after, also, lambda: self.desk.still(peer, view))
 
     def status(self, peer: Peer) -> dict[str, Any]:
         self.desk.sees(peer)

@@ -65,6 +65,30 @@ async def test_a_role_ends_by_itself(worlds) -> None:
     events.close()
 
 
+@pytest.mark.parametrize("how", ["revoked", "expired", "reloaded"])
+async def test_who_had_a_role_for_a_time_does_not_go_on_seeing_what_it_let_them_see(worlds, how: str) -> None:
+    watcher = s.Role("watcher", ("agent:read", "agent:read_all", "approvals:read"))
+    world = await serving(worlds, watcher, of={3000: {"may_request": ("watcher",)}})
+    desk = world.supervisor.desk
+    await say(world, (await access(world, role="watcher", duration_ms=1000 if how == "expired" else 60_000)).id)
+    seeing, own = world.supervisor.subscribe(VIEWER), world.supervisor.subscribe(AGENT)
+    run = await world.run("true")
+    await world.supervisor.wait(run)
+    if how == "revoked":
+        await desk.revoke(ADMINISTRATOR, desk.grants(VIEWER)[0].id, None)
+    elif how == "reloaded":
+        await reloaded(world, approvals=replace(world.snapshot.approvals, pending=7))
+    seen = [e async for e in seeing]
+    assert ("run.started", run.peer.uid) in [(e.kind, e.uid) for e in seen]
+    assert (seen[-1].kind, seen[-1].data["reason"][:10]) == ("subscription.dropped", "what may b")
+    run = await world.run("true")
+    await world.supervisor.wait(run)
+    for _ in range(2):  # who may see what they saw goes on
+        last = [e async for e in until(own, "run.finished")][-1]
+    assert last.data["run"] == run.id
+    own.close()
+
+
 async def test_nobody_asks_for_what_policy_does_not_let_be_asked_for(worlds) -> None:
     world = await serving(worlds, of=MAY_ASK)
     for who, role in ((VIEWER, "administrator"), (AGENT, "administrator"), (VIEWER, "no-such-role")):
