@@ -39,6 +39,7 @@ class Grants(Work):
         self._report, self._clock = report, clock
         self._index = Index()
         self._deadlines = Deadlines(clock, later or asyncio.get_running_loop().call_later, self._due)
+        self._unsaved: set[str] = set()  # revoked, which the disk refused to take: the order can be given again
         self.digest = ""  # of the policy in force
 
     def now(self) -> float:
@@ -108,14 +109,22 @@ class Grants(Work):
         if grant.ended is None and grant.until <= self._clock():
             self._due([ident])
             grant = self.grant(ident)
-        if grant.ended is not None:
+        if ident in self._unsaved:
+            gone = grant
+        elif grant.ended is not None:
             raise Conflict(f"{ident} holds no more: {grant.ended}", field="id", hint="there is nothing to take back")
-        (gone,) = self._close_grants([grant], "revoked")
+        else:
+            (gone,) = self._close_grants([grant], "revoked")
         await asyncio.shield(self._begin(self._revoke(gone, by)))
         return gone
 
     async def _revoke(self, gone: Grant, by: int) -> None:
-        await self._store.write(lambda conn: rows.end_grants(conn, [gone]))
+        self._unsaved.discard(gone.id)
+        try:
+            await self._store.write(lambda conn: rows.end_grants(conn, [gone]))
+        except BaseException:
+            self._unsaved.add(gone.id)
+            raise
         self._report.grant_ended(gone, by)
         self._trim()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.errors import Conflict, Denied, NotFound
+from supervisor.errors import Conflict, Denied, NotFound, Unavailable
 from tests.unit.approvals.test_approvals_model import OTHER
 from tests.unit.approvals.world import ANNA, APPROVALS, POLICY, REASON, SESSION, TARGET, World
 
@@ -160,6 +160,29 @@ async def test_a_revoked_grant_holds_no_more_and_cannot_be_revoked_twice(world: 
     assert (world.kinds()[-1], world.records[-1]["result"]["by"]) == ("grant.revoked", ANNA)
     await world.restart()
     assert world.book.grant(held.id).ended == "revoked"
+
+
+async def test_a_revocation_that_the_disk_refused_is_given_again_and_then_outlives_a_restart(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the second try would say that there is nothing to take back, and the next start would give it back."""
+    held = await world.grant("target")
+
+    async def full(_: Any) -> None:
+        raise Unavailable("the state cannot be kept: database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.store, "write", full)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await world.book.revoke(held.id, ANNA)
+            assert world.match() is None
+    assert (await world.book.revoke(held.id, ANNA)).ended == "revoked"
+    with pytest.raises(Conflict, match="revoked"):
+        await world.book.revoke(held.id, ANNA)
+    assert world.actions().count("revoked") == 1
+    await world.restart()
+    assert world.match() is None
 
 
 async def test_another_policy_makes_grants_stale_for_good_and_visible(world: World) -> None:
