@@ -100,7 +100,7 @@ def env(call: Call) -> Flow | None:
                 return call.run([*shlex.split(text), *rest], "env -S")
             except ValueError:
                 return call.shell(text, "env -S")
-        if _ASSIGNMENT.match(w):
+        if "=" in w and w[:1] != "-":  # env(1) takes any name, also one that no shell would
             name, _, value = w.partition("=")
             assigns.append((name, value, {}))
             variables.variable(call.walk, name, value, call.scope, call.span, alone=False)

@@ -29,6 +29,7 @@ _LOADS = re.compile(
     r"(?:--require|--import|--(?:experimental-)?loader|-r|-M|-I|-javaagent:|-agentpath:)[ =]?['\"]?"
     r"((?:\.{0,2}/|~)[^\s'\"=]+)"
 )
+_FUNCTION = re.compile(r"^BASH_FUNC_(.+)(?:%%|\(\))$", re.DOTALL)  # what bash takes a function from: bash, variables.c
 _LEFT_BY_ANYBODY = re.compile(r"/(?:tmp|var/tmp|dev/shm)/")
 _OBEYED = _RUNTIME_OPTIONS | frozenset(
     ("PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "ENV", "BASH_ALIASES", "BASH_CMDS", "HISTFILE", "HISTSIZE",
@@ -38,7 +39,7 @@ _OBEYED = _RUNTIME_OPTIONS | frozenset(
 
 def obeyed(name: str) -> bool:
     """Whether variable() has something to say of a variable of this name, whatever it is set to."""
-    return name in _OBEYED or bool(_MEDDLES.match(name) or _RUN_BY_OTHERS.match(name))
+    return name in _OBEYED or bool(_MEDDLES.match(name) or _RUN_BY_OTHERS.match(name) or _FUNCTION.match(name))
 
 
 def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, int], *, alone: bool) -> None:
@@ -61,6 +62,9 @@ def variable(walk: Walk, name: str, value: str, scope: Scope, span: tuple[int, i
                 walk.risk("evasion", f"{name} puts {file} into what is started", span)
     elif name in ("PYTHONPATH", "PYTHONSTARTUP") and _LEFT_BY_ANYBODY.match(value):
         walk.risk("evasion", f"{name} puts {value} into every python", span)
+    elif (function := _FUNCTION.match(name)) is not None:
+        walk.risk("evasion", f"puts a function of bash in the place of {function[1][:64]}", span)
+        walk.script(f"f {value}\nf", scope.copy(), span, name)
     elif name in ("BASH_ALIASES", "BASH_CMDS"):
         walk.risk("evasion", "changes what names of commands mean", span)
     elif _RUN_BY_OTHERS.match(name) and value and not unknown(value):
