@@ -110,9 +110,9 @@ class Book(Grants):
             terms.check_room(
                 self.approvals,
                 len(self._index.pending) + len(self._asking),
-                self._index.weight + self._asking_bytes + len(question.shown),
+                self._index.weight + self._asking_bytes + question.weight,
             )
-            self._asking_bytes += len(question.shown)
+            self._asking_bytes += question.weight
             writing = self._asking[target] = self._begin(self._ask(question))
         return await asyncio.shield(writing)
 
@@ -121,7 +121,7 @@ class Book(Grants):
             await self._store.write(lambda conn: rows.add_question(conn, question))
         finally:
             del self._asking[question.target]
-            self._asking_bytes -= len(question.shown)
+            self._asking_bytes -= question.weight
         self._index.add(question)
         self._deadlines.set(question.id, question.expires)
         self._report.asked(question)

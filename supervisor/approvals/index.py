@@ -24,7 +24,7 @@ class Index:
         self.grants: dict[str, Grant] = {}
         self.pending: dict[str, str] = {}  # target -> id of the question about it
         self.refused: dict[str, str] = {}  # target -> id of the question that ended without a yes, kept as long as it
-        self.weight = 0  # bytes that pending questions show
+        self.weight = 0  # bytes that pending questions keep
         self._ended: dict[str, None] = {}  # questions, oldest first
         self._ended_bytes = 0
         self._ended_grants: dict[str, None] = {}
@@ -41,7 +41,7 @@ class Index:
         self.questions[question.id] = question
         if question.state == "pending":
             self.pending[question.target] = question.id
-            self.weight += len(question.shown)
+            self.weight += question.weight
         else:
             self._keep(question)
 
@@ -50,14 +50,14 @@ class Index:
         self.questions[question.id] = question
         if question.state == "pending":
             return
-        self.weight -= len(question.shown)
+        self.weight -= question.weight
         if self.pending.get(question.target) == question.id:
             del self.pending[question.target]
         self._keep(question)
 
     def _keep(self, question: Question) -> None:
         self._ended[question.id] = None
-        self._ended_bytes += len(question.shown)
+        self._ended_bytes += question.weight
         if question.state in ("denied", "expired"):
             self.refused[question.target] = question.id
         elif question.state == "approved":
@@ -70,7 +70,7 @@ class Index:
             ident = next(iter(self._ended))
             del self._ended[ident]
             question = self.questions.pop(ident)
-            self._ended_bytes -= len(question.shown)
+            self._ended_bytes -= question.weight
             if self.refused.get(question.target) == ident:
                 del self.refused[question.target]
             gone.append(ident)

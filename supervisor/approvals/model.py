@@ -176,6 +176,11 @@ class Question:
         return found
 
     @property
+    def weight(self) -> int:
+        """Bytes that grow with what the request says; labels are four bytes a character at most (PEP 393)."""
+        return len(self.shown) + 4 * sum(len(name) + len(value) for name, value in self.labels.items())
+
+    @property
     def yes(self) -> int:
         """How many people have said yes."""
         return sum(answer.approve for answer in self.answers)

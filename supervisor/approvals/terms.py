@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_TIMES = 10_000
 MAX_NOTE = 4096  # characters
-MAX_SHOWN = 64 << 20  # bytes that all pending questions show together, compressed
+MAX_SHOWN = 64 << 20  # bytes of all pending questions together: what they show, compressed, and their labels
 MAX_GRANTS = 10_000  # that hold
 
 

@@ -11,7 +11,7 @@ import pytest
 from supervisor.approvals import terms
 from supervisor.errors import ApprovalDenied, Conflict, Denied, InvalidRequest, LimitReached, NotFound
 from supervisor.policy.snapshot import Approvals
-from tests.unit.approvals.world import ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, World
+from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, World
 
 
 async def test_the_same_thing_asked_again_is_the_same_question(world: World) -> None:
@@ -292,6 +292,20 @@ async def test_what_all_questions_show_together_is_bounded(world: World, monkeyp
     (first, *_) = world.book.questions("pending")
     await world.book.withdraw(first.id)
     await world.ask(cwd="/x")
+
+
+async def test_labels_take_room_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept as they came; 32 labels of 256 characters are more than most scripts."""
+    monkeypatch.setattr(terms, "MAX_SHOWN", 100_000)
+    labels = {f"l{n}": "\U0001f600" * 256 for n in range(32)}
+    for n in range(3):
+        await world.book.ask("run", AGENT, f"{n}", {"tool": "shell"}, [REASON], labels=labels)
+    with pytest.raises(LimitReached, match="fill what there is"):
+        await world.book.ask("run", AGENT, "3", {"tool": "shell"}, [REASON], labels=labels)
+    await world.restart()
+    for question in world.book.questions("pending"):
+        await world.book.withdraw(question.id)
+    assert world.book._index.weight == 0
 
 
 @pytest.mark.parametrize(
