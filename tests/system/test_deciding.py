@@ -233,6 +233,17 @@ def test_no_variable_that_is_obeyed_is_cut_without_a_word(daemon: Daemon, worksp
     assert (env["truncated"], env["head"][0][:20]) == (True, "GIT_SSH_COMMAND=ssh ")
 
 
+def test_a_function_in_the_place_of_a_program_is_asked_about_and_shown(daemon: Daemon, workspace: Path) -> None:
+    said = {"argv": ["bash", "-c", "git status"], "env": {"BASH_FUNC_git%%": "() { touch ran; }"}}
+    ident = asked(post_run(daemon, workspace, **said))
+    found = daemon.request("GET", f"/v1/approvals/{ident}").json
+    assert found["what"]["env"] == ["BASH_FUNC_git%%=() { touch ran; }"]
+    assert "in the place of git" in found["reasons"][0]["detail"]
+    answer(daemon, ident)
+    assert post_run(daemon, workspace, **said).status == 200
+    assert (workspace / "ran").exists(), "so it is what bash makes of it"
+
+
 def test_a_blocked_command_in_a_variable_is_denied(daemon: Daemon, workspace: Path) -> None:
     reply = post_run(daemon, workspace, "git", "fetch", env={"GIT_SSH_COMMAND": "sh -c 'rm -rf /; true'"})
     assert (reply.status, reply.json["code"]) == (403, "denied")
