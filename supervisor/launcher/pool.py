@@ -9,7 +9,7 @@ from supervisor.errors import LimitReached
 from supervisor.launcher.plan import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from supervisor.launcher.session import Session
     from supervisor.policy.snapshot import Profile
@@ -20,8 +20,10 @@ PROVER_UIDS = 256  # at the top of the range, for the prover, which runs beside 
 class Identities:
     """Pairs of uids out of the reserved range: one for the children of a session, one for its leader."""
 
-    def __init__(self, base: int, count: int) -> None:
+    def __init__(self, base: int, count: int, taken: Collection[int] = ()) -> None:
+        """`taken` are uids of sessions that have them from an earlier range, and are not given out by this one."""
         self.range = (base, count)
+        self._taken = frozenset(taken)
         self._base = base
         self._never = count // 2
         self._next = 0
@@ -30,12 +32,15 @@ class Identities:
     def take(self) -> Identity:
         """The lowest free pair. Raises LimitReached when the range is used up."""
         if self._free:
-            slot = heapq.heappop(self._free)
-        elif self._next < self._never:
-            slot = self._next
+            return self._pair(heapq.heappop(self._free))
+        while self._next < self._never:
+            pair = self._pair(self._next)
             self._next += 1
-        else:
-            raise LimitReached("every uid of the range is in use", hint="end sessions, or widen [service] uid_range")
+            if self._taken.isdisjoint((pair.uid, pair.leader)):
+                return pair
+        raise LimitReached("every uid of the range is in use", hint="end sessions, or widen [service] uid_range")
+
+    def _pair(self, slot: int) -> Identity:
         uid = self._base + 2 * slot
         return Identity(uid, uid, uid + 1)
 

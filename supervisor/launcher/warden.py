@@ -59,13 +59,14 @@ class Warden:
 
     def serve(self, snapshot: Snapshot, filters: tuple[bytes, ...]) -> None:
         """From now on make sessions of this snapshot; those that live keep theirs."""
-        uids = (snapshot.service.uid_base, snapshot.service.uid_count - PROVER_UIDS)
-        if uids != self._identities.range:
-            self.use_identities(Identities(*uids))
-        self.service = snapshot.service
-        self._world.forge.filters(filters)
         for blank in self._blanks.clear():
             self._discard(blank)
+        uids = (snapshot.service.uid_base, snapshot.service.uid_count - PROVER_UIDS)
+        if uids != self._identities.range:
+            leaders = [session.identity.leader for session in (*self._sessions.values(), *self._dying)]
+            self.use_identities(Identities(*uids, [uid for leader in leaders for uid in (leader - 1, leader)]))
+        self.service = snapshot.service
+        self._world.forge.filters(filters)
 
     def use_identities(self, identities: Identities) -> None:
         self._identities = identities

@@ -12,6 +12,7 @@ import random
 import re
 import socket
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from tests.kernel.hostile import Launcher, cgroups_of, pipes, processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.harness import Agent
 
@@ -593,6 +593,14 @@ def test_what_runs_never_has_uid_0_nor_the_callers(serving: Launcher, session: s
     assert serving.uids[0] <= uid < sum(serving.uids)
     assert (workspace / "uid").stat().st_uid == serving.agent.uid
     assert ended.receipt["uid"] == uid
+
+
+def test_a_new_range_of_uids_gives_no_session_the_uid_of_one_that_lives(fresh: Launcher, workspace: Path) -> None:
+    first = fresh.answer(fresh.opening(workspace, fresh.reload()))
+    policy, (base, many) = Path(fresh.layout.policy), fresh.uids
+    policy.write_text(policy.read_text().replace(f"[{base}, {many}]", f"[{base}, {many - 1}]"))
+    second = fresh.answer(fresh.opening(workspace, fresh.reload()))
+    assert base <= first.receipt["uid"] != second.receipt["uid"] >= base
 
 
 def test_orders_for_what_is_not_there_change_nothing(serving: Launcher, session: str, workspace: Path) -> None:

@@ -94,6 +94,16 @@ def test_no_uid_is_ever_given_to_two_sessions_or_outside_the_range() -> None:
         assert len(used) == len(set(used))
 
 
+@pytest.mark.parametrize("base", [8999, 9000, 9001, 9002, 9003])
+def test_a_new_range_gives_out_no_uid_that_a_session_has_of_the_old_one(base: int) -> None:
+    old = Identities(9000, 8).take()
+    pool = Identities(base, 14, [old.uid, old.leader])
+    given = [pool.take() for _ in range(5)]
+    assert {old.uid, old.leader}.isdisjoint(uid for pair in given for uid in (pair.uid, pair.leader))
+    pool.give_back(given[2])
+    assert pool.take() == given[2]
+
+
 class Blank:
     """What Blanks looks at of a session; equal only to itself, as sessions are."""
 
