@@ -123,9 +123,11 @@ NO_SETID_BITS = (
     *_setid("fchmodat fchmodat2 mkdirat mknodat", 2),
 )
 
+RENAME_WHITEOUT = 0x4
 NO_DEVICE_NODES = (
     *rules("device nodes", "mknod", *((Arg(1, kind, S_IFMT),) for kind in (S_IFCHR, S_IFBLK))),
     *rules("device nodes", "mknodat", *((Arg(2, kind, S_IFMT),) for kind in (S_IFCHR, S_IFBLK))),
+    *rules("leaves a character device, which Landlock is not asked about", "renameat2", (bit(4, RENAME_WHITEOUT),)),
 )
 
 CLONE_THREAD = 0x00010000

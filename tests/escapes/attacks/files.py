@@ -365,6 +365,14 @@ def _device(kind, major, minor):
 
 
 @attempt
+def device_left_by_a_rename(t):
+    """RENAME_WHITEOUT leaves a character device, and asks for no capability since Linux 5.8."""
+    path = _plain("device-rename")
+    call("renameat2", AT_FDCWD, path.encode(), AT_FDCWD, fresh("device-renamed").encode(), 4)
+    return _made(path)
+
+
+@attempt
 def gain_by_setid_program(t):
     """A set-uid program of the host gives nothing: no_new_privs and nosuid."""
     if os.geteuid() == 0:

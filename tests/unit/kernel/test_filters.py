@@ -307,6 +307,9 @@ def test_no_device_nodes(arch: str) -> None:
         assert tool(arch, "mknodat", 0, 0, kind | 0o644 | HIGH) == verdict
         if arch == "x86_64":
             assert tool(arch, "mknod", 0, kind | 0o644) == verdict
+    for flags, verdict in ((0, "allow"), (1, "allow"), (2, "allow"), (4, errno.EPERM), (5, errno.EPERM)):
+        assert tool(arch, "renameat2", 0, 0, 0, 0, flags) == verdict
+        assert tool(arch, "renameat2", 0, 0, 0, 0, flags | HIGH) == verdict
 
 
 @pytest.mark.parametrize("arch", ARCHES)
