@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from supervisor.kernel import landlock, mounts, seccomp
 from supervisor.kernel import process as p
 from supervisor.launcher import plan as plans
-from supervisor.launcher.operations import Missing, ReadOnly, Tmpfs, make_mountpoint
+from supervisor.launcher.operations import LOCKED_DOWN, Missing, ReadOnly, Tmpfs, make_mountpoint
 from supervisor.wire import framing
 
 if TYPE_CHECKING:
@@ -73,9 +73,29 @@ def forbid_memfd_exec() -> None:
         f.write("1")
 
 
+def pin(workspace: str) -> None:
+    """Keep the name of a workspace that lies deep in a place of the session's own. Whoever owns /tmp may rename
+    /tmp/a, and put another /tmp/a/b in the place of the one that policy granted. Not what is a mount (rename(2)).
+    """
+    top = plans.own_parent(workspace)
+    if top is None:
+        return
+    fd = os.open(top, os.O_PATH | os.O_CLOEXEC)
+    try:
+        tree = mounts.clone_tree(fd)
+    finally:
+        os.close(fd)
+    try:
+        mounts.set_attributes(tree, LOCKED_DOWN | mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC)
+        mounts.attach(tree, top)
+    finally:
+        os.close(tree)
+
+
 def adopt(profile: Profile, workspace: str, tree: int) -> tuple[int, list[str]]:
     """Put the workspace in its place, close the tree, and build the ruleset: (its descriptor, paths not there)."""
     make_mountpoint(workspace, directory=True)
+    pin(workspace)
     mounts.attach(tree, workspace)
     os.close(tree)
     ReadOnly("/").execute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.kernel.mounts import MOUNT_ATTR_NOSUID
@@ -140,6 +141,14 @@ def changeable(profile: Profile, workspace: str) -> list[str]:
     """The mounts of a session in which somebody can put another file."""
     bound = [path for path, writable in bound_paths(profile) if writable]
     return [workspace, *(where for where, _ in SCRATCH_PLACES), *bound]
+
+
+def own_parent(workspace: str) -> str | None:
+    """The outermost directory above a workspace that lies in a place of the session's own, if there is one between."""
+    place = next((where for where, _ in SCRATCH_PLACES if inside(workspace, where)), None)
+    if place is None or os.path.dirname(workspace) == place or workspace == place:
+        return None
+    return os.path.join(place, workspace[len(place) + 1 :].split("/")[0])
 
 
 def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:

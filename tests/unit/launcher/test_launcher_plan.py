@@ -174,6 +174,19 @@ def test_every_mount_in_which_files_can_be_made_is_asked_about() -> None:
     assert plan.changeable(LISTED, "/w") == ["/w", "/tmp", "/var/tmp", plan.HOME, "/dev/shm", "/srv/cache"]
 
 
+@pytest.mark.parametrize(
+    ("workspace", "top"),
+    [
+        ("/srv/a/b", None), ("/tmp/ws", None), ("/tmp/a/ws", "/tmp/a"), ("/var/tmp/a/b/ws", "/var/tmp/a"),
+        ("/home/agent", None), ("/home/agent/a/ws", "/home/agent/a"), ("/home/agents/a/ws", None),
+    ],
+)  # fmt: skip
+def test_the_directory_that_keeps_the_name_of_a_workspace_is_the_outermost_that_a_run_could_rename(
+    workspace: str, top: str | None
+) -> None:
+    assert plan.own_parent(workspace) == top
+
+
 def test_a_profile_writes_the_workspace_or_only_reads_it() -> None:
     assert plan.writes_workspace(SHELL)
     assert not plan.writes_workspace(profile(write=("/tmp",)))
