@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_RET_ALLOW = 0x7FFF0000
+SECCOMP_RET_ERRNO = 0x00050000
 INSTRUCTION_BYTES = 8  # struct sock_filter
 MEMFD_NOEXEC = "/proc/sys/vm/memfd_noexec"  # per PID namespace
+BPF_LD_W_ABS = 0x20
 BPF_JMP_JA = 0x05
+BPF_JMP_JEQ_K = 0x15
 BPF_RET_K = 0x06
 
 # No SECCOMP_FILTER_FLAG_LOG: a denial is an answer to the program, and must not fill the host's log (kills are
@@ -52,6 +55,21 @@ def compile_filter(name: str, machine: str = MACHINE, *, memfd: bool | None = No
         memfd = os.path.exists(MEMFD_NOEXEC)
     withheld = frozenset() if memfd else frozenset({"memfd_create"})
     return (_chain(_refusals(pyseccomp, resolve, table), _allow_list(pyseccomp, resolve, table, withheld)),)
+
+
+def withheld(name: str, machine: str = MACHINE) -> bytes:
+    """A program to load beside a filter: one call more is answered as if the kernel did not have it.
+
+    It looks at the number alone (seccomp(2), struct seccomp_data): what comes with another architecture the filter
+    kills, and of several answers the kernel takes the strictest.
+    """
+    code = (
+        (BPF_LD_W_ABS, 0, 0, 0),
+        (BPF_JMP_JEQ_K, 0, 1, numbers(machine)[name]),
+        (BPF_RET_K, 0, 0, SECCOMP_RET_ERRNO | errno.ENOSYS),
+        (BPF_RET_K, 0, 0, SECCOMP_RET_ALLOW),
+    )
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
 class Loadable:

@@ -30,7 +30,7 @@ class Orders(NamedTuple):
     """What a child is made with; everything else comes over `ctl`."""
 
     identity: Identity
-    filters: seccomp.Loadable
+    filters: tuple[seccomp.Loadable, ...]
     processes: int  # RLIMIT_NPROC, the second line behind pids.max
     leader: int  # pidfd
     ruleset: int | None  # None: it comes over `ctl`
@@ -88,7 +88,8 @@ def confine(orders: Orders, ctl: socket.socket) -> None:
         ruleset = fds[0]
     landlock.restrict_self(ruleset)
     os.close(ruleset)
-    orders.filters.load()
+    for filter_ in orders.filters:
+        filter_.load()
 
 
 def execute(argv: list[str], env: dict[str, str], shell: str) -> NoReturn:

@@ -44,6 +44,7 @@ class Forge:
     def __init__(self, sock: socket.socket, tree: Tree, staging: str, attempt: Callable[[str], bytes] | None) -> None:
         self._sock, self._tree, self._staging, self._attempt = sock, tree, staging, attempt
         self._filters = seccomp.Loadable(())
+        self._memoryless = seccomp.Loadable((seccomp.withheld("memfd_create"),))
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._busy: list[list[str]] = []
 
@@ -147,7 +148,7 @@ class Forge:
             held = group.read_limits()
             orders = Orders(
                 identity=Identity(*order["identity"]),
-                filters=self._filters,
+                filters=(self._filters,) if order["memory"] else (self._memoryless, self._filters),
                 processes=order["processes"],
                 leader=leader,
                 ruleset=fds[1] if len(fds) > (1 if copies is None else 2) else None,

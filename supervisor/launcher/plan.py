@@ -151,6 +151,13 @@ def own_parent(workspace: str) -> str | None:
     return os.path.join(place, workspace[len(place) + 1 :].split("/")[0])
 
 
+def executes_own(profile: Profile) -> bool:
+    """Whether a run may execute what it wrote itself. Where it may not, it gets no files in memory either: Landlock and
+    noexec mounts do not concern them, so a dynamic loader would start what it is told lies there.
+    """
+    return any(executes(profile, path) for path in (*profile.write, *PRIVATE))
+
+
 def mount_tree(profile: Profile, identity: Identity) -> list[Operation]:
     """Everything of a session's tree but the workspace, in the order of making."""
     tmp = profile.limits.tmp

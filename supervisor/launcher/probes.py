@@ -93,6 +93,8 @@ def exec_outside(question: dict[str, Any]) -> dict[str, str]:
         fd = os.memfd_create("probe")
         found["memfd"] = _exec_verdict(f"/proc/self/fd/{fd}")
         os.close(fd)
+        if not question["executes_own"]:
+            found["memfd for a loader"] = "succeeded"
     return found
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from supervisor.launcher.plan import HOME, WORKSPACE
+from supervisor.launcher.plan import HOME, WORKSPACE, executes_own
 from supervisor.launcher.receipt import own_filters
 from supervisor.policy import elf
 from supervisor.policy.match import inside
@@ -187,6 +187,7 @@ class Canaries:
             "shell": self._profile.shell,
             "shell_allowed": not self._profile.allowed_commands or self._profile.shell in self._profile.programs,
             "private": scratch(self._profile),
+            "executes_own": executes_own(self._profile),
             "inherited": own_filters(),
             "workspace": self._workspace,
         }

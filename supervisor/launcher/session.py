@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.launcher import workspace as workspaces
 from supervisor.launcher.disk import DiskWatch
-from supervisor.launcher.plan import WORKSPACE, Identity, changeable, executes, writes_workspace
+from supervisor.launcher.plan import (
+    WORKSPACE,
+    Identity,
+    changeable,
+    executes,
+    executes_own,
+    writes_workspace,
+)
 from supervisor.wire import framing
 
 if TYPE_CHECKING:
@@ -152,6 +159,7 @@ class Session:
             "group": name,
             "identity": self.identity,
             "limits": {"memory": limits.memory, "cpu_percent": limits.cpu, "pids": limits.processes},
+            "memory": executes_own(self.profile),  # whether it may have files in memory
             "processes": 4 * self.profile.limits.processes + _SESSION_SLACK_PIDS,
         }
         fds = (self.leader.pidfd,) if self.ruleset < 0 else (self.leader.pidfd, self.ruleset)

@@ -89,6 +89,13 @@ def in_memory() -> int:
     return fd
 
 
+def loaded_from_memory() -> bool:
+    """A dynamic loader may run, and what it is told to load has no mount that could be noexec."""
+    fd = in_memory()
+    os.set_inheritable(fd, True)
+    return forked(lambda: os.execve(loader(), ["ld", f"/proc/self/fd/{fd}"], {}))  # noqa: S606 - that is the attempt
+
+
 def mapped() -> bool:
     """What a loader would do: the code of a program as executable memory."""
     fd = os.open(ID, os.O_RDONLY)
@@ -155,6 +162,7 @@ ATTEMPTS: dict[str, Callable[[], bool]] = {
     "descriptor of a path": lambda: by_descriptor(lambda: os.open(ID, os.O_PATH)),
     "loader": lambda: ran(loader(), ID),
     "loader, by the library path": lambda: ran(loader(), "--library-path", "/usr/lib", ID),
+    "loader with a program in memory": loaded_from_memory,
     "mapped as code": mapped,
     "script with #! of a program": lambda: ran(written(".", "shebang", f"#!{ID}\n".encode())),
     "script with #!env": lambda: ran(written(".", "shebang-env", b"#!/usr/bin/env id\n")),

@@ -395,6 +395,14 @@ def test_memory_files_are_withheld_where_they_could_be_executed(arch: str, monke
 
 
 @pytest.mark.parametrize("arch", ARCHES)
+def test_beside_a_filter_one_call_more_is_withheld_and_no_other_answer_changes(arch: str) -> None:
+    extra = seccomp.withheld("memfd_create", arch)
+    for name, nr in known(arch).items():
+        verdict = describe(simulate_all((extra,), arch, nr))
+        assert verdict == (errno.ENOSYS if name == "memfd_create" else "allow"), name
+
+
+@pytest.mark.parametrize("arch", ARCHES)
 def test_no_bpf_program_through_a_socket_option(arch: str) -> None:
     assert tool(arch, "setsockopt", 3, 1, 26) == errno.EPERM
     assert tool(arch, "setsockopt", 3, 1, 51) == errno.EPERM

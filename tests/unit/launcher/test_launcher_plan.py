@@ -7,6 +7,7 @@ import pytest
 from supervisor.launcher import operations as ops
 from supervisor.launcher import plan
 from supervisor.policy.match import inside
+from supervisor.policy.narrow import narrowed
 from tests.unit.decide.samples import profile
 
 WHO = plan.Identity(5000, 5000, 5001)
@@ -185,6 +186,15 @@ def test_the_directory_that_keeps_the_name_of_a_workspace_is_the_outermost_that_
     workspace: str, top: str | None
 ) -> None:
     assert plan.own_parent(workspace) == top
+
+
+def test_a_run_executes_what_it_wrote_or_has_no_file_in_memory() -> None:
+    assert plan.executes_own(SHELL)
+    assert plan.executes_own(profile(execute=("/usr", "/dev/shm"), write=()))
+    assert plan.executes_own(profile(execute=("/srv",), write=("/srv/x",)))
+    assert not plan.executes_own(profile(execute=("/usr",), write=("$WORKSPACE", "/tmp")))
+    assert not plan.executes_own(narrowed(SHELL, readonly=True))
+    assert not plan.executes_own(LISTED)
 
 
 def test_a_profile_writes_the_workspace_or_only_reads_it() -> None:
