@@ -128,10 +128,11 @@ def covers(profile: Profile) -> list[Operation]:
     """With allowed_commands: the places of other programs again, without execution, and over them those allowed.
 
     Landlock alone denies their execve(2). But a loader that may run maps whatever it is told to, unless the mount
-    through which it opens that is noexec.
+    through which it opens that is noexec. What may be written is mounted noexec already (`executes`).
     """
     shown = [path for path, _ in bound_paths(profile)]
     places = [p for p in profile.covered if any(inside(p, path) for path in shown)]
+    places = [p for p in places if not any(inside(p, path) for path in profile.write)]
     allowed = [p for p in profile.programs if any(inside(p, place) for place in places)]
     over: list[Operation] = [Bind(place, executable=False) for place in places if place not in allowed]
     return [*over, *(Bind(program) for program in allowed)]

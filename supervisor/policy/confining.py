@@ -183,8 +183,9 @@ class Profile(Table):
         [],
         "When given, only these programs can be executed, anywhere in the tree of a run, with what they need in order "
         "to start (the dynamic loader, the interpreter of a script, the parts that git and compilers call). Names are "
-        "looked up in the profile's PATH when the policy is loaded. Each must be below a path of `execute`. Nothing "
-        "that a run can write is executable then, whatever `execute` says, and `shell` only when it is named.",
+        "looked up in the profile's PATH when the policy is loaded. Each must be below a path of `execute`, and below "
+        "none of `write`. Nothing that a run can write is executable then, whatever `execute` says, and `shell` only "
+        "when it is named.",
         unit="list of program names or paths",
         enforcer="Landlock EXECUTE on those files alone; noexec mounts over the other programs",
         probe="allowed_commands",

@@ -180,11 +180,13 @@ def narrowed(profile: Profile, *, readonly: bool = False, network: str = "") -> 
             allowed=", ".join(NETWORKS[: NETWORKS.index(profile.network) + 1]),
             hint="ask for no more than that, or have the operator raise the profile's network",
         )
-    read, write = profile.read, profile.write
+    read, write, covered = profile.read, profile.write, profile.covered
     if readonly:
         write = tuple(path for path in profile.write if covers(PRIVATE, path))
         read = (*read, *(path for path in profile.write if path not in write and path not in read))
-    return replace(profile, read=read, write=write, network=network)
+        if profile.allowed_commands:  # sessions that are not narrowed still write there: no programs come from there
+            covered = (*covered, *(p for p in profile.write if p not in write and not p.startswith(WORKSPACE)))
+    return replace(profile, read=read, write=write, network=network, covered=covered)
 
 
 def _listed(items: Iterable[str]) -> str:

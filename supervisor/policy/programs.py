@@ -106,6 +106,7 @@ class _Finder:
         self.problems: list[Problem] = []
         self._directories = directories
         self._execute = _real(profile.execute)
+        self._write = (*_real(profile.write), *profile.write)
         self._shown = (*_real((*profile.execute, *profile.read)), *profile.execute, *profile.read)
 
     def named(self, index: int, name: str) -> None:
@@ -149,6 +150,9 @@ class _Finder:
                 f"{what} is a link through {hidden}, which the profile does not show",
                 f"{real}, or {hidden} in read",
             )
+            return
+        if writable := next((p for p in (real, path, *_links(path)) if covers(self._write, p)), None):
+            self._say(index, f"{what} is or leads through {writable}, which runs may write", "what no run can change")
             return
         if os.path.islink(path):
             self.programs.add(path)
@@ -222,6 +226,8 @@ class _Walk:
         for root in roots:
             if os.path.isdir(root):
                 found += [root] if self._whole(root) else self._below(root)[0]
+            elif os.access(root, os.X_OK) and not _LIBRARY.search(root) and elf.is_elf(root):
+                found.append(root)
         self.covered = tuple(sorted(found))
 
     def _whole(self, directory: str) -> bool:

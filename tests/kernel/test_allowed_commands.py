@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kernel.attack_commands import loader
 from tests.kernel.hostile import Launcher
 from tests.kernel.sessions import Said, opened, run
 
@@ -39,13 +40,31 @@ shell = "/bin/sh"
 allowed_commands = COMMANDS
 limits = { memory = "512M", cpu = "200%", processes = 128, files = 256, output = "8M", disk = "64M", timeout = "60s" }
 
+[profiles.single]
+read = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
+write = ["$WORKSPACE"]
+execute = ["/usr/bin/id", "/usr/bin/sort", "/usr/lib", "/usr/lib64", "/lib", "/lib64"]
+required = ["landlock", "seccomp", "namespaces"]
+shell = "/usr/bin/id"
+allowed_commands = ["sort"]
+limits = { memory = "512M", cpu = "200%", processes = 128, files = 256, output = "8M", disk = "64M", timeout = "60s" }
+
+[profiles.shared]
+read = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache"]
+write = ["$WORKSPACE", "SHARED"]
+execute = ["/usr", "/bin", "/lib", "/lib64", "SHARED"]
+required = ["landlock", "seccomp", "namespaces"]
+allowed_commands = ["cp", "sort"]
+limits = { memory = "512M", cpu = "200%", processes = 128, files = 256, output = "8M", disk = "64M", timeout = "60s" }
+
 [[callers]]
 user = "AGENT"
 role = "operator"
 workspaces = ["GROUND/*"]
-profiles = ["shell", "few"]
+profiles = ["shell", "few", "single", "shared"]
 """
 CALLER = 2
+COPIES = ("copied", "programs/copied")
 ABSENT = set() if os.path.exists("/usr/bin/busybox") else {"busybox"}
 # What no profile permits: a program in memory or in /dev/shm, which is not in `execute`, a link out of the mount.
 NEVER = {"memfd", "hard link", "copy in shm", "script in shm", "loader with a copy in shm"}
@@ -64,11 +83,30 @@ def tools() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def launcher(ground: Path, agent: Agent, tools: Path) -> Iterator[Launcher]:
-    more = MORE
+def shared() -> Iterator[Path]:
+    """A directory of the host that sessions may write: a library lies there, and below it are programs alone."""
+    made = Path(tempfile.mkdtemp(prefix="stk-", dir="/srv"))
+    (made / "libx.so").touch()
+    (made / "programs").mkdir()
+    shutil.copy("/usr/bin/id", made / "programs" / "id")
+    for path in (made, made / "programs"):
+        path.chmod(0o777)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def launcher(ground: Path, agent: Agent, tools: Path, shared: Path) -> Iterator[Launcher]:
+    more = MORE.replace("SHARED", str(shared))
     for word, value in {"TOOLS": str(tools), "GROUND": str(ground), "AGENT": agent.name, "COMMANDS": GRANTED}.items():
         more = more.replace(word, value)
-    with Launcher(ground, agent, more=more) as made:
+    made = Launcher(ground, agent, more=more)
+    policy = Path(made.layout.policy)
+    own = '"$WORKSPACE", "/tmp", "/home/agent"'
+    execute = f'"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "{shared}"'
+    ceiling = f'\n[ceiling]\nwrite = [{own}, "{shared}"]\nexecute = [{execute}, {own}]\n#'
+    policy.write_text(policy.read_text().replace("\n[ceiling]", ceiling, 1))
+    with made:
         made.reload()
         yield made
 
@@ -137,6 +175,33 @@ def test_what_is_allowed_works_as_ever(launcher: Launcher, few: w.SessionOpened,
     for name, argv in WORKS.items():
         said = run(launcher, few.session, workspace, *argv, env=env)
         assert (said.ended.cause, said.ended.exit_code) == ("exited", 0), (name, said)
+
+
+def test_a_file_that_policy_names_to_be_executed_is_no_program_unless_it_is_allowed(
+    launcher: Launcher, workspace: Path
+) -> None:
+    assert {probe: seen for probe, (ok, seen) in launcher.proofs("single").items() if not ok} == {}
+    with opened(launcher, workspace, launcher.snapshot.digest(), profile="single", caller=CALLER) as session:
+        assert run(launcher, session.session, workspace, "/usr/bin/sort", "--version").ended.exit_code == 0
+        assert run(launcher, session.session, workspace, loader(), "/usr/bin/sort", "--version").ended.exit_code == 0
+        said = run(launcher, session.session, workspace, loader(), "/usr/bin/id")
+    assert (said.ended.exit_code, said.out) == (127, ""), said
+    assert "failed to map segment" in said.err
+
+
+def test_what_a_wider_session_wrote_is_no_program_in_one_that_only_reads(
+    launcher: Launcher, workspace: Path, shared: Path
+) -> None:
+    digest = launcher.snapshot.digest()
+    with opened(launcher, workspace, digest, profile="shared", caller=CALLER) as session:
+        for name in COPIES:
+            copied = run(launcher, session.session, workspace, "/usr/bin/cp", "/usr/bin/id", f"{shared}/{name}")
+            assert copied.ended.exit_code == 0, copied
+        said = {name: run(launcher, session.session, workspace, loader(), f"{shared}/{name}") for name in COPIES}
+    with opened(launcher, workspace, digest, profile="shared", caller=CALLER, readonly=True) as session:
+        assert run(launcher, session.session, workspace, "/usr/bin/sort", f"{shared}/copied").ended.exit_code == 0
+        said |= {f"{n}, reading": run(launcher, session.session, workspace, loader(), f"{shared}/{n}") for n in COPIES}
+    assert {name: (one.ended.exit_code, one.out) for name, one in said.items()} == dict.fromkeys(said, (127, ""))
 
 
 def test_a_shell_that_is_not_named_is_no_program_either(

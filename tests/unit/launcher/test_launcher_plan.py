@@ -175,6 +175,16 @@ def test_every_mount_in_which_files_can_be_made_is_asked_about() -> None:
     assert plan.changeable(LISTED, "/w") == ["/w", "/tmp", "/var/tmp", plan.HOME, "/dev/shm", "/srv/cache"]
 
 
+def test_a_place_of_programs_that_may_be_written_is_no_less_writable_for_it() -> None:
+    places = {"/usr/bin", "/srv/cache", "/srv/cache/bin"}
+    listed = profile(
+        read=LISTED.read, write=LISTED.write, execute=(*LISTED.execute, "/srv/cache"), allowed_commands=("sort",),
+        programs=LISTED.programs, covered=tuple(sorted(places)),
+    )  # fmt: skip
+    assert {o.path for o in plan.covers(listed)} & places == {"/usr/bin"}
+    assert {o.path for o in plan.covers(narrowed(listed, readonly=True))} & places == places
+
+
 @pytest.mark.parametrize(
     ("workspace", "top"),
     [

@@ -23,6 +23,12 @@ def test_read_only_keeps_what_the_session_has_to_itself_and_reading() -> None:
     assert found.read == ("/usr", "$WORKSPACE", "/srv/data")
 
 
+def test_read_only_takes_no_program_from_where_wider_sessions_write() -> None:
+    one = profile(write=("$WORKSPACE", "/tmp", "/srv/data"), allowed_commands=("sort",), covered=("/usr/bin",))
+    assert narrow.narrowed(one, readonly=True).covered == ("/usr/bin", "/srv/data")
+    assert narrow.narrowed(one).covered == ("/usr/bin",)
+
+
 def test_nothing_asked_is_the_profile_itself() -> None:
     assert narrow.narrowed(profile()) == profile()
 

@@ -47,7 +47,8 @@ def made(path: Path, data: bytes = b"\x7fELF", mode: int = 0o755) -> str:
 
 
 def of(root: Path, *names: str, execute: tuple[str, ...] = (), **changes: Any) -> Any:
-    one = profile(read=(str(root),), execute=execute or (str(root),), allowed_commands=names, **changes)
+    given = {"read": (str(root),), "write": (), "execute": execute or (str(root),), **changes}
+    one = profile(allowed_commands=names, **given)
     return programs.resolve(one, f"{root}/bin:relative:")
 
 
@@ -199,9 +200,9 @@ def test_a_link_through_what_a_session_does_not_show_is_said(tree: Path) -> None
     os.symlink(target, tree / "alternatives" / "tool")
     os.symlink(tree / "alternatives" / "tool", tree / "bin" / "tool")
     both = (f"{tree}/bin", f"{tree}/alternatives")
-    hidden = profile(read=(), execute=both[:1], allowed_commands=("tool",))
+    hidden = profile(read=(), write=(), execute=both[:1], allowed_commands=("tool",))
     assert "does not show" in programs.resolve(hidden, both[0])[2][0].message
-    shown = profile(read=both[1:], execute=both[:1], allowed_commands=("tool",))
+    shown = profile(read=both[1:], write=(), execute=both[:1], allowed_commands=("tool",))
     assert programs.resolve(shown, both[0])[2] == []
 
 
@@ -221,6 +222,26 @@ def test_a_directory_of_programs_is_covered_whole_and_beside_libraries_each_alon
     assert [os.path.relpath(p, tree) for p in covered] == [
         "bin", "lib/above/helper", "lib/mixed/helper", "lib/pure", "lib/tool/bin",
     ]  # fmt: skip
+
+
+def test_a_file_that_execute_names_is_covered_as_one_in_a_directory_is(tree: Path) -> None:
+    tool, other, library = made(tree / "bin" / "tool"), made(tree / "bin" / "other"), made(tree / "lib" / "ld.so.2")
+    script = made(tree / "bin" / "script", b"#!/bin/sh\n")
+    found = of(tree / "nowhere", tool, execute=(tool, other, library, script, f"{tree}/gone"))
+    assert found == ((tool,), (other, tool), [])
+
+
+@pytest.mark.parametrize("name", ["tool", "link"])
+def test_a_program_that_a_run_could_change_is_said(tree: Path, name: str) -> None:
+    made(tree / "bin" / "tool" if name == "link" else tree / "open" / "tool")
+    (tree / "open").mkdir(exist_ok=True)
+    if name == "link":
+        (tree / "open" / "link").symlink_to(tree / "bin" / "tool")
+    found = of(tree, f"{tree}/open/{name}", write=(f"{tree}/open",))
+    assert [p.message for p in found[2]] == [
+        f"{tree}/open/{name} is or leads through {tree}/open/{name}, which runs may write"
+    ]
+    assert found[0] == ()
 
 
 def test_nothing_that_is_not_mounted_for_execution_is_walked(tree: Path) -> None:
