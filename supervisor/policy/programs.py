@@ -212,7 +212,7 @@ def _links(path: str) -> Iterator[str]:
 
 def _mounted(profile: Profile) -> tuple[str, ...]:
     """What a session sees through mounts that let programs be executed (launcher.plan), outermost first."""
-    execute = _real(profile.execute)
+    execute = (*_real(profile.execute), *profile.execute)  # the latter also as written, which is what mounts go by
     wanted = [p for p in _real((*profile.read, *profile.execute)) if any(inside(p, e) or inside(e, p) for e in execute)]
     return tuple(p for p in sorted(wanted) if not any(inside(p, other) for other in wanted if other != p))
 

@@ -231,6 +231,16 @@ def test_a_file_that_execute_names_is_covered_as_one_in_a_directory_is(tree: Pat
     assert found == ((tool,), (other, tool), [])
 
 
+def test_what_is_mounted_for_execution_for_the_sake_of_a_link_is_walked(tree: Path) -> None:
+    """By what is written below it, launcher.plan mounts /opt with execution here."""
+    tool, other = made(tree / "usr" / "tool"), made(tree / "opt" / "other" / "program")
+    (tree / "opt" / "link").symlink_to(tree / "usr")
+    one = profile(
+        read=(f"{tree}/opt",), write=(), execute=(f"{tree}/opt/link", f"{tree}/usr"), allowed_commands=(tool,)
+    )
+    assert os.path.dirname(other) in programs.resolve(one, "")[1]
+
+
 @pytest.mark.parametrize("name", ["tool", "link"])
 def test_a_program_that_a_run_could_change_is_said(tree: Path, name: str) -> None:
     made(tree / "bin" / "tool" if name == "link" else tree / "open" / "tool")
