@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.audit import events
@@ -170,12 +171,14 @@ class Monitor:
             profile = self.snapshot.profile(message.profile)
             if profile is None or message.profile not in caller.profiles or message.profile in self.refused:
                 raise Denied(f"profile {message.profile} is not served to this caller", field="profile")
-            narrow_limits(profile.limits, message.limits, source=profile.source)
+            tmp = narrow_limits(profile.limits, message.limits, source=profile.source).tmp
             # Whatever main says: where policy lets nothing be written, the kernel is told so.
             level = narrowest(self.snapshot.autonomy.level, caller.autonomy, profile.autonomy)
             readonly = message.readonly or level == "readonly" or not self.snapshot.tools.file_write_enabled
             if readonly or message.network:
                 profile = narrowed(profile, readonly=readonly, network=message.network)
+            if tmp != profile.limits.tmp:  # the only limit of a session as a whole; the others main sends with each run
+                profile = replace(profile, limits=replace(profile.limits, tmp=tmp))
             own = (self.layout.etc, self.layout.run, self.layout.state, self.layout.log)
             workspace = workspaces.open_workspace(message.workspace, caller, message.uid, own)
             try:

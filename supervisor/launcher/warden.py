@@ -120,7 +120,8 @@ class Warden:
             raise
         self._sessions[message.session] = session
         self._opening[message.session] = message.id
-        self._loop.later(lambda: self._fill(profile))
+        if "tmp" not in message.limits:  # no blanks are kept for sizes that clients think of
+            self._loop.later(lambda: self._fill(profile))
 
     def _fill(self, profile: Profile) -> None:
         if profile.workspace_owner == "mapped" and self._blanks.wants(profile):

@@ -197,6 +197,21 @@ def test_a_session_never_has_more_network_than_its_profile(launcher: Launcher, k
     assert (answer.code, answer.extra["field"]) == ("denied", "network")
 
 
+FILL = "import os; open('/tmp/x', 'wb').write(bytes(2 << 20)); os.unlink('/tmp/x')"
+
+
+def test_a_session_may_have_a_smaller_tmp_than_its_profile_and_no_other_gets_it(
+    launcher: Launcher, kept: Path
+) -> None:
+    """The one limit that belongs to the session and to none of its runs, so nobody else could keep it."""
+    digest = launcher.snapshot.digest()
+    for limits, filled in (({}, True), ({"tmp": 1 << 20}, False), ({"tmp": 4 << 20}, True), ({}, True)) * 2:
+        with opened(launcher, kept, digest, caller=2, limits=limits) as answer:
+            said = run(launcher, answer.session, kept, "/usr/bin/python3", "-c", FILL, limits=limits)
+            assert (said.ended.exit_code == 0) == filled, (limits, said)
+            assert filled or "No space left" in said.err
+
+
 def test_a_role_without_the_permission_to_execute_opens_nothing(launcher: Launcher, kept: Path) -> None:
     digest = launcher.snapshot.digest()
     watcher, asker = (launcher.snapshot.callers[n].uid for n in (4, 5))
