@@ -200,9 +200,7 @@ def test_a_session_never_has_more_network_than_its_profile(launcher: Launcher, k
 FILL = "import os; open('/tmp/x', 'wb').write(bytes(2 << 20)); os.unlink('/tmp/x')"
 
 
-def test_a_session_may_have_a_smaller_tmp_than_its_profile_and_no_other_gets_it(
-    launcher: Launcher, kept: Path
-) -> None:
+def test_a_session_may_have_a_smaller_tmp_than_its_profile_and_no_other_gets_it(launcher: Launcher, kept: Path) -> None:
     """The one limit that belongs to the session and to none of its runs, so nobody else could keep it."""
     digest = launcher.snapshot.digest()
     for limits, filled in (({}, True), ({"tmp": 1 << 20}, False), ({"tmp": 4 << 20}, True), ({}, True)) * 2:

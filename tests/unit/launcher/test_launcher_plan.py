@@ -189,7 +189,7 @@ def test_a_place_of_programs_that_may_be_written_is_no_less_writable_for_it() ->
     ("workspace", "top"),
     [
         ("/srv/a/b", None), ("/tmp/ws", None), ("/tmp/a/ws", "/tmp/a"), ("/var/tmp/a/b/ws", "/var/tmp/a"),
-        ("/home/agent", None), ("/home/agent/a/ws", "/home/agent/a"), ("/home/agents/a/ws", None),
+        ("/home/agent", None), ("/home/agent/a/ws", "/home/agent/a"), ("/tmpx/a/ws", None),
     ],
 )  # fmt: skip
 def test_the_directory_that_keeps_the_name_of_a_workspace_is_the_outermost_that_a_run_could_rename(
