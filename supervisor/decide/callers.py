@@ -109,7 +109,13 @@ def _unnamed(snapshot: Snapshot, peer: Peer, groups: set[int]) -> errors.Denied:
     )
 
 
-def entry_for(peer: Peer) -> str:
-    """A [[callers]] entry that would admit this peer."""
-    who = f'unit = "{peer.unit}"' if peer.unit else f"uid = {peer.uid}"
-    return f'[[callers]]\n{who}\nrole = "operator"\nworkspaces = ["/srv/agents/*"]\nprofiles = ["shell"]\n'
+def entry_for(peer: Peer, workspace: str = '"/srv/agents/*"', profile: str = '"shell"') -> str:
+    """A [[callers]] entry that would admit this peer to a workspace and a profile, both as TOML writes them.
+
+    By its unit where that is a service. A login session's scope has another number the next time, and all that a
+    user's own service manager starts is that user.
+    """
+    service = peer.unit.endswith(".service") and not peer.unit.startswith("user@")
+    who = f'unit = "{peer.unit}"' if service else f"uid = {peer.uid}"
+    owner = "" if peer.uid else "any_owner = true\n"  # what belongs to root is no workspace
+    return f'[[callers]]\n{who}\nrole = "operator"\nworkspaces = [{workspace}]\nprofiles = [{profile}]\n{owner}'

@@ -34,7 +34,7 @@ class Compiler:
 
     resolve: Resolve
     found: list[Finding]
-    ceiling: narrow.Ceiling | None = None
+    ceiling: compiled.Ceiling | None = None
     known: mentions.Known = field(default_factory=lambda: mentions.Known([], [], []))
     profiles: dict[str, compiled.Profile] = field(default_factory=dict)
     callers: list[compiled.Caller] = field(default_factory=list)
@@ -67,6 +67,7 @@ class Compiler:
             rates=tuple(entries.rate(t, file.at(loc)) for file in files for loc, t in _each(file, "rates")),
             budgets=tuple(self._budgets(files)),
             tests=tuple(self._tests(files)),
+            ceiling=self.ceiling,
             **(self._of_main(main) if main is not None else {}),
         )
 
@@ -100,7 +101,7 @@ class Compiler:
     def _profile(self, file: File, name: str, table: confining.Profile) -> None:
         loc = ("profiles", name)
         profile = entries.profile(name, table, file.at(loc))
-        bounds: list[tuple[narrow.Ceiling | compiled.Profile, str]] = []
+        bounds: list[tuple[compiled.Ceiling | compiled.Profile, str]] = []
         if self.ceiling is not None:
             bounds.append((self.ceiling, f"[ceiling] in {self.ceiling.source}"))
         if name in self.profiles:
@@ -211,7 +212,9 @@ def _known(files: list[File]) -> mentions.Known:
     )
 
 
-def _ceiling(file: File) -> narrow.Ceiling:
+def _ceiling(file: File) -> compiled.Ceiling:
     t = file.policy.ceiling
     where = file.at(("ceiling",)) if "ceiling" in file.raw else f"{file.source.path} (the default one)"
-    return narrow.Ceiling(t.read, t.write, t.execute, t.network, entries.limits(t.limits), t.workspaces, where, t.roles)
+    return compiled.Ceiling(
+        t.read, t.write, t.execute, t.network, entries.limits(t.limits), t.workspaces, where, t.roles
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from supervisor import errors
 from supervisor.policy import globs, units
 from supervisor.policy.match import inside
-from supervisor.policy.snapshot import Limits, Profile
+from supervisor.policy.snapshot import Ceiling, Limits, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,20 +33,6 @@ LAYERS = (
     "landlock.scope",
     "idmap",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """The most that any profile and any caller of this policy may be granted."""
-
-    read: tuple[str, ...]
-    write: tuple[str, ...]
-    execute: tuple[str, ...]
-    network: str
-    limits: Limits
-    workspaces: tuple[str, ...]
-    source: str
-    roles: tuple[str, ...] = ("viewer", "operator")  # of callers in drop-ins
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,20 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The most that any profile and any caller of this policy may be granted."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    execute: tuple[str, ...]
+    network: str
+    limits: Limits
+    workspaces: tuple[str, ...]
+    source: str
+    roles: tuple[str, ...] = ("viewer", "operator")  # of callers in drop-ins
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who may use the socket, matched by exactly one of unit, uid or gid (names are resolved at load)."""
 
@@ -259,6 +273,7 @@ class Snapshot:
     concurrency: Concurrency = Concurrency()
     approvals: Approvals = Approvals()
     tests: tuple[Test, ...] = ()
+    ceiling: Ceiling | None = None  # None: made by hand, without a file that could have one
 
     def profile(self, name: str) -> Profile | None:
         return next((p for p in self.profiles if p.name == name), None)
@@ -282,10 +297,14 @@ def _made(cls: type[Any], raw: dict[str, Any]) -> Any:
     return cls(**{k: _tuples(v) for k, v in raw.items()})
 
 
+def _limited(cls: type[Any], raw: dict[str, Any]) -> Any:
+    return replace(_made(cls, {**raw, "limits": None}), limits=Limits(**raw["limits"]))
+
+
 def profile_from_json(raw: dict[str, Any]) -> Profile:
     """The profile of asdict(). Raises KeyError or TypeError when it is not one."""
-    found: Profile = _made(Profile, {**raw, "limits": None})
-    return replace(found, limits=Limits(**raw["limits"]))
+    found: Profile = _limited(Profile, raw)
+    return found
 
 
 _SINGLE: dict[str, type[Any]] = {
@@ -313,4 +332,5 @@ def from_json(data: bytes | dict[str, Any]) -> Snapshot:
     raw: dict[str, Any] = json.loads(data) if isinstance(data, bytes) else data
     found: dict[str, Any] = {name: _made(cls, raw[name]) for name, cls in _SINGLE.items()}
     found |= {name: tuple(_made(cls, one) for one in raw[name]) for name, cls in _SEVERAL.items()}
+    found["ceiling"] = None if raw["ceiling"] is None else _limited(Ceiling, raw["ceiling"])
     return Snapshot(profiles=tuple(profile_from_json(p) for p in raw["profiles"]), files=_tuples(raw["files"]), **found)

@@ -118,6 +118,8 @@ def anything(cls: Any) -> st.SearchStrategy[Any]:
         inner = get_args(hint)[0] if get_args(hint) else None
         if is_dataclass(hint):
             made[name] = anything(hint)
+        elif is_dataclass(inner) and type(None) in get_args(hint):
+            made[name] = st.none() | anything(inner)
         elif is_dataclass(inner):
             made[name] = st.lists(anything(inner), max_size=2).map(tuple)
         else:
