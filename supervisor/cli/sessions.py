@@ -23,9 +23,10 @@ from supervisor.cli.common import (
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @socket_option
 @click.pass_context
-def sessions(ctx: click.Context) -> None:
+def sessions(ctx: click.Context, *, as_object: bool) -> None:
     """List, open and close sessions. Without a command: list.
 
     \b
@@ -36,7 +37,7 @@ def sessions(ctx: click.Context) -> None:
       stockade sessions close "$session"
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(listing, as_object=False)
+        ctx.invoke(listing, as_object=as_object)
 
 
 @sessions.command("list")

@@ -45,7 +45,8 @@ def explain(
             raise
         refusal = e
         effect: Effect = "limit" if isinstance(e, errors.LimitReached) else "deny"
-        trace.step(e.rule or e.code, e.source or "", effect, e.detail)
+        if not trace or trace[-1].effect != "deny":  # else who refused has said so
+            trace.step(e.rule or e.code, e.source or "", effect, e.detail)
     body: dict[str, Any] = {
         "verdict": verdict(found, refusal),
         "steps": [asdict(step) for step in trace],

@@ -61,6 +61,6 @@ def require(snapshot: Snapshot, tool: str, context: Context) -> Answer:
             rule=found.rule,
             source=found.source,
             allowed=found.allowed_instead,
-            hint="use another tool, or have the operator allow this one",
+            hint="use another tool" + (", or have the operator allow this one" if tool in SERVED else ""),
         )
     return found

@@ -77,6 +77,8 @@ def pattern(loc: Loc) -> str:
 def siblings(loc: Loc) -> list[str]:
     """The names that are known where the last part of `loc` stands."""
     parent = pattern(loc[:-1])
+    if parent == "ceiling.limits":
+        parent = "profiles.*.limits"  # whose keys it has
     prefix = f"{parent}." if parent else ""
     names = (key.path.removeprefix(prefix).split(".")[0] for key in keys() if key.path.startswith(prefix))
     return list(dict.fromkeys(names))

@@ -75,6 +75,7 @@ class Compiler:
         """The tables that only policy.toml has."""
         policy = file.policy
         self._wrong(file, ("approvals",), mentions.approvals(policy.approvals))
+        self._wrong(file, ("ceiling",), mentions.ceiling(policy.ceiling, self.known))
         return {
             "tools": entries.tools(policy.tools, file.where("tools")),
             "autonomy": entries.autonomy(policy.autonomy, file.where("autonomy")),

@@ -16,7 +16,7 @@ from supervisor.policy.words import BUILT_IN, TOOLS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from supervisor.policy import deciding, metering, model
+    from supervisor.policy import confining, deciding, metering, model
     from supervisor.policy.locate import Loc
 
 Wrong = tuple["Loc", str, str | None, str | None]
@@ -48,6 +48,10 @@ def caller(t: model.Caller, known: Known) -> Iterator[Wrong]:
         if label not in stated and "*" not in stated:
             said = f"it must state {label}, and may not: labels has no {label}"
             yield ("must_state", n), said, f'labels = {{ {label} = ["*"] }} or narrower', close(label, stated)
+
+
+def ceiling(t: confining.Ceiling, known: Known) -> Iterator[Wrong]:
+    yield from _one_of(known.roles, t.roles, ("roles",), "role")
 
 
 def drop_in_caller(t: model.Caller, roles: Iterable[str], source: str) -> Iterator[Wrong]:

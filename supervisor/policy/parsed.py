@@ -58,6 +58,10 @@ def parse(source: Source, found: list[Finding]) -> File | None:
         line = source.data.count(b"\n", 0, e.start) + 1
         found.append(finding(source.path, line, "", f"byte {e.start} is not UTF-8", expected="text in UTF-8"))
         return None
+    if text.startswith("\ufeff"):  # invisible in most editors, and TOML 1.0 has no place for it
+        expected = "the file without its first three bytes"
+        found.append(finding(source.path, 1, "", "it begins with a byte order mark", expected=expected))
+        return None
     try:
         raw = tomllib.loads(text)
         located = lines(text.replace("\r\n", "\n"))

@@ -55,7 +55,7 @@ def read(layout: Layout, trusted_uid: int) -> tuple[list[Source], list[Finding]]
                 sources.append(Source(path, _contents(path, at, trusted_uid), drop_in))
         except _Refused as e:
             found.append(_finding(*e.args))
-    return sources, found
+    return sources, [f for n, f in enumerate(found) if f not in found[:n]]  # both may lie below the same directory
 
 
 def _finding(path: str, message: str, expected: str | None = None) -> Finding:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LABEL = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
 _SPAN = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-(?:(?:([01][0-9]|2[0-3]):([0-5][0-9]))|24:00)", re.ASCII)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_MOST_BYTES = 1 << 60  # in sum, of a budget; what counts it and JSON have 64 bits
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -207,8 +208,8 @@ def bytes_or_none(value: object) -> int:
         number = units.parse("bytes", value)
     except ValueError as e:
         raise refuse(f"{shown(value)}: {e}", units.EXPECTED["bytes"]) from None
-    if number < 1:
-        raise refuse(f"{shown(value)} is not a possible size", 'at least 1, or "none"')
+    if not 1 <= number <= _MOST_BYTES:
+        raise refuse(f"{shown(value)} is not a possible size", f'1 to {units.show("bytes", _MOST_BYTES)}, or "none"')
     return number
 
 

@@ -157,6 +157,8 @@ def test_sessions_open_list_and_close(service: Any, stockade: Any, tmp_path: Any
     for args in (("sessions",), ("sessions", "list")):
         _, row = stockade(*args).stdout.decode().splitlines()
         assert row.split()[0:2] == ["ses-0123456789", "live"]
+    for args in (("sessions", "--json"), ("sessions", "list", "--json")):
+        assert json.loads(stockade(*args).stdout) == {"sessions": [session]}
     closed = stockade("sessions", "close", "ses-0123456789")
     assert (closed.returncode, closed.stdout) == (0, b"")
 

@@ -99,6 +99,7 @@ def test_a_denial_is_the_last_step_and_the_problem_that_the_request_would_get() 
     last = said["steps"][-1]
     assert (said["verdict"], last["effect"]) == ("deny", "deny")
     assert (last["rule"], last["source"]) == ("autonomy.blocked_commands[1]", SOURCE)
+    assert [step["effect"] for step in said["steps"]].count("deny") == 1
     with pytest.raises(errors.Denied) as refusal:
         admit_run(found, {}, peer(), None, request(argv=("nmap", "x")), Counters(now=NOON), analyse_argv(("nmap", "x")))
     assert said["problem"] == refusal.value.as_dict()

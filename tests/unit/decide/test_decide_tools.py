@@ -100,6 +100,15 @@ def test_a_tool_that_is_not_allowed_is_denied_with_its_rule() -> None:
     assert require(found, "shell", seen(found)).allowed
 
 
+def test_nobody_is_sent_to_the_operator_for_a_tool_that_is_not_there_yet() -> None:
+    hints = {}
+    for tool in ("shell", "file"):
+        with pytest.raises(errors.Denied) as refusal:
+            require(policy(shell_enabled=False), tool, seen(policy()))
+        hints[tool] = refusal.value.hint
+    assert hints == {"shell": "use another tool, or have the operator allow this one", "file": "use another tool"}
+
+
 @pytest.mark.parametrize("where", ["new", "session"])
 def test_no_run_gets_by_the_switch(where: str) -> None:
     live = session() if where == "session" else None

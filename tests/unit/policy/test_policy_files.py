@@ -36,6 +36,18 @@ def test_a_drop_in_that_others_can_write_is_refused(policy: PolicyFiles) -> None
     assert policy.finding()["file"] == str(drop)
 
 
+def test_a_byte_order_mark_is_named(policy: PolicyFiles) -> None:
+    policy.write(b"\xef\xbb\xbf" + GOOD.encode())
+    found = policy.finding()
+    assert (found["line"], found["message"]) == (1, "it begins with a byte order mark")
+
+
+def test_one_directory_is_one_finding(policy: PolicyFiles) -> None:
+    policy.write(GOOD)
+    policy.main.parent.chmod(0o777)
+    assert policy.finding()["file"] == str(policy.main.parent)
+
+
 @pytest.mark.parametrize("which", ["main", "drop_ins"])
 def test_a_directory_that_others_can_write_is_refused(policy: PolicyFiles, which: str) -> None:
     policy.write(GOOD)

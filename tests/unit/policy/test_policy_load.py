@@ -58,6 +58,13 @@ def test_an_unknown_key_is_told_with_line_and_nearest_name(policy: PolicyFiles) 
     assert "processes" in found["expected"]
 
 
+def test_an_unknown_limit_of_the_ceiling_is_told_with_its_nearest_name(policy: PolicyFiles) -> None:
+    policy.write(SHELL + '[ceiling.limits]\ntimeuot = "1h"\n')
+    found = policy.finding()
+    assert (found["line"], found["key"], found["nearest"]) == (5, "ceiling.limits.timeuot", "timeout")
+    assert "idle_timeout" in found["expected"]
+
+
 def test_an_unknown_table_is_told_with_its_nearest_name(policy: PolicyFiles) -> None:
     policy.write(SHELL + '\n[profile.file]\nread = ["/usr"]\n')
     found = policy.finding()

@@ -134,6 +134,19 @@ def test_a_policy_that_says_nothing_of_decisions_is_supervised(policy: PolicyFil
     assert (s.alerts.failed_per_hour, s.alerts.sensitive_per_hour, s.alerts.blocked_command) == (0, 0, False)
 
 
+def test_a_role_of_the_ceiling_that_there_is_not_is_told_with_the_nearest(policy: PolicyFiles) -> None:
+    policy.write(SHELL + '[ceiling]\nroles = ["viewer", "operater"]\n')
+    found = policy.finding()
+    assert (found["line"], found["key"], found["nearest"]) == (5, "ceiling.roles[1]", "operator")
+
+
+def test_a_budget_of_bytes_is_no_more_than_64_bits_can_count(policy: PolicyFiles) -> None:
+    policy.write(SHELL + "[[budgets]]\nwritten = 99999999999999999999\n")
+    found = policy.finding()
+    assert (found["line"], found["key"]) == (5, "budgets[0].written")
+    assert found["expected"] == '1 to 1048576T, or "none"'
+
+
 @pytest.mark.parametrize(
     ("added", "key", "nearest"),
     [
