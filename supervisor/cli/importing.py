@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 def import_policy(*, file: str, product: Any, output: str | None, force: bool, as_object: bool) -> None:
     """Write a policy that means what a configuration of ZeroClaw (TOML) or Clawdbot (JSON, with comments too) means.
 
+    Clawdbot is OpenClaw by its earlier name; its exec-approvals.json can be read too. What FILE leaves out is as in the
+    preset, and what was denied or asked about by a key of FILE is so here.
+
     Every key that could not be carried over, or not whole, is told with the reason, and stands at the top of the
     policy. What is written loads, or nothing is. The table of keys is in docs/policy.md.
 

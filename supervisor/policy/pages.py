@@ -46,9 +46,11 @@ that is allowed can still fail: what it reaches is the profile's, and the kernel
 OTHERS = """\
 ## Keys of other gateways
 
-`stockade policy import FILE` reads the configuration of ZeroClaw (TOML) or Clawdbot (JSON, also with comments and bare
-keys), writes a policy that means it, and tells every key that it could not carry over. It goes by these tables; the
-first row that matches a key counts, and `*` stands for anything.
+`stockade policy import FILE` reads the configuration of ZeroClaw (TOML) or Clawdbot, now OpenClaw (JSON, also with
+comments and bare keys), writes a policy that means it, and tells every key that it could not carry over. It goes by
+these tables; the first row that matches a key counts, and `*` stands for anything. What a key of the file denied or
+asked about is denied or asked about here; of two keys that say how much, the lesser counts. What those gateways do
+without a key (ZeroClaw refuses redirections and variables in a command, for instance) is not among it.
 """
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {

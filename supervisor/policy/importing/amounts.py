@@ -16,6 +16,10 @@ def _rate(d: Draft, value: Any, period: str, scope: str = "agent") -> str | None
         return f"{value!r} is not a usable number"
     if value == 0:
         return "0 would refuse everything; no such bound is set"
+    told = f"rates.{scope}.{period}"
+    value = d.imported[told] = min(
+        value, d.imported.get(told, value)
+    )  # several keys may say it, and each of them holds
     for entry in d.get("rates") or []:
         if entry.get("scope", "agent") == scope:
             d.set_entry("rates", scope, period, value)

@@ -14,7 +14,7 @@ from supervisor.policy import paths, units
 from supervisor.policy.globs import meets
 from supervisor.policy.match import inside
 from supervisor.policy.narrow import AUTONOMY, NETWORKS, covers, workspaces_within
-from supervisor.policy.words import FORBIDDEN, FORBIDDEN_HOME, TOOLS
+from supervisor.policy.words import FORBIDDEN, FORBIDDEN_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,22 @@ if TYPE_CHECKING:
     from supervisor.policy.importing.draft import Draft
 
 WORDS = {"read_only": "readonly", "readonly": "readonly", "supervised": "supervised", "full": "full"}
-TOOL_NAMES = {"exec": "shell", "bash": "shell", "shell": "shell", "read": "file", "write": "file", "edit": "file",
-              "file": "file", "fs": "file", "browser": "browser"}  # fmt: skip
+# What ZeroClaw takes to be of high and of medium risk.
+_HIGH = (
+    "rm", "mkfs", "dd", "shutdown", "reboot", "halt", "poweroff", "sudo", "su", "chown", "chmod", "useradd", "userdel",
+    "usermod", "passwd", "mount", "umount", "iptables", "ufw", "firewall-cmd", "curl", "wget", "nc", "ncat", "netcat",
+    "scp", "ssh", "ftp", "telnet",
+)  # fmt: skip
+_MEDIUM = {
+    "git": ("commit", "push", "reset", "clean", "rebase", "merge", "cherry-pick", "revert", "branch", "checkout",
+            "switch", "tag"),
+    "npm": ("install", "add", "remove", "uninstall", "update", "publish"),
+    "pnpm": ("install", "add", "remove", "uninstall", "update", "publish"),
+    "yarn": ("install", "add", "remove", "uninstall", "update", "publish"),
+    "cargo": ("add", "remove", "install", "clean", "publish"),
+}  # fmt: skip
+_MEDIUM_ALONE = ("touch", "mkdir", "mv", "cp", "ln")
+ASKED = "every-command"
 _SECONDS = re.compile(r"([0-9]+)(ms|s|m|h)?", re.ASCII)
 _LEAST_PROCESSES = 16
 
@@ -41,20 +55,31 @@ def workspace_only(d: Draft, value: Any) -> str | None:
 
 
 def allowed_commands(d: Draft, value: Any) -> str | None:
-    names = _texts(value)
+    names = texts(value)
     if names is None:
         return "not a list of names"
-    if not names:
-        return None  # no list, no bound; also in the products that it comes from
-    profile = "shell"
-    path = (d.get("profiles", profile, "env") or {}).get("PATH", os.defpath)
-    there = [name for name in names if _program(name, path, d.get("profiles", profile, "execute"))]
+    if "*" in names:
+        return None  # any command
+    profiles = d.profiles()
+    path = (d.get("profiles", profiles[0], "env") or {}).get("PATH", os.defpath)
+    before = d.get("profiles", profiles[0], "allowed_commands")  # another key's: both lists hold
+    there = [n for n in names if all(_program(n, path, d.get("profiles", p, "execute")) for p in profiles)]
     absent = [name for name in names if name not in there]
-    if not there:
-        return f"this host has none of {', '.join(absent)} where the profile may execute, so the list is left out"
-    # The commands of the list are often started by a shell, as scripts; one that is not listed cannot.
-    d.set("profiles", profile, "allowed_commands", value=there)
+    if before is not None:
+        there = [name for name in there if name in before]
+    if not there:  # which runs nothing there either, and no list at all would be any command here
+        shell_off(d)
+        said = "so no command may run, and the shell is switched off"
+        return f"this host has none of {', '.join(absent)} where the profile may execute, {said}" if absent else None
+    for profile in profiles:
+        # The commands of the list are often started by a shell, as scripts; one that is not listed cannot.
+        d.set("profiles", profile, "allowed_commands", value=there)
     return f"{', '.join(absent)}: no such program on this host, left out of the list" if absent else None
+
+
+def shell_off(d: Draft) -> None:
+    d.imported["off"] = True
+    d.set("tools", "shell_enabled", value=False)
 
 
 def _program(name: str, path: str, execute: list[str]) -> bool:
@@ -66,7 +91,7 @@ def _program(name: str, path: str, execute: list[str]) -> bool:
 
 
 def forbidden_paths(d: Draft, value: Any) -> str | None:
-    given = _texts(value)
+    given = texts(value)
     if given is None:
         return "not a list of paths"
     kept, wrong = list(d.get("autonomy", "forbidden_paths") or []), []
@@ -103,30 +128,55 @@ def approval_patterns(d: Draft, value: Any) -> str | None:
 
 
 def _patterns(d: Draft, value: Any, key: str) -> str | None:
-    given = _texts(value)
+    given = texts(value)
     if given is None:
         return "not a list of commands"
     fit = [p for p in dict.fromkeys(given) if p.strip() and len(p) <= 256 and p.isprintable()]
-    d.set("autonomy", key, value=fit)
+    d.add_to("autonomy", key, values=fit)
     wrong = [p for p in given if p not in fit]
     return f"not usable as patterns: {', '.join(map(repr, wrong))}" if wrong else None
 
 
 def medium_risk(d: Draft, value: Any) -> str | None:
-    return _risks(d, value, ("persistence", "dynamic"))
-
-
-def high_risk(d: Draft, value: Any) -> str | None:
-    return _risks(d, value, ("destructive", "privilege", "secrets", "remote_code", "evasion"))
-
-
-def _risks(d: Draft, value: Any, risks: tuple[str, ...]) -> str | None:
+    """True: such commands are asked about. False: they are not."""
+    risks = ("persistence", "dynamic")
     if type(value) is not bool:
         return "neither true nor false"
+    if value:
+        verbs = [f"{program} {verb}" for program, verbs in _MEDIUM.items() for verb in verbs]
+        d.add_to("autonomy", "approval_patterns", values=[*verbs, *_MEDIUM_ALONE], keep=True)
     before = list(d.get("autonomy", "approval_risks") or [])
     after = [r for r in before if value or r not in risks] + [r for r in risks if value and r not in before]
     d.set("autonomy", "approval_risks", value=after)
     return None
+
+
+def high_risk(d: Draft, value: Any) -> str | None:
+    """True: such commands are denied. False: they are asked about, there too."""
+    if type(value) is not bool:
+        return "neither true nor false"
+    d.add_to("autonomy", "blocked_commands" if value else "approval_patterns", values=_HIGH, keep=True)
+    risks = ("destructive", "privilege", "secrets", "remote_code", "evasion")
+    d.add_to("autonomy", "approval_risks", values=risks, keep=True)
+    return None
+
+
+def always_ask(d: Draft, value: Any) -> str | None:
+    """A list of tools of which each use is asked about."""
+    names = texts(value)
+    if names is None:
+        return "not a list of tools"
+    if {"shell", "exec", "bash", "*"} & set(names):
+        ask_always(d)
+    others = [name for name in names if name not in ("shell", "exec", "bash")]
+    return f"no such tool here: {', '.join(others)}" if others else None
+
+
+def ask_always(d: Draft) -> None:
+    """A rule by which every command is asked about, under any autonomy."""
+    if all(entry.get("name") != ASKED for entry in d.get("rules") or []):
+        match = {"tool": ["shell"]}
+        d.add("rules", {"name": ASKED, "permissions": ["agent:execute"], "match": match, "effect": "ask"}, "imported")
 
 
 def blocked_command(d: Draft, value: Any) -> str | None:
@@ -148,11 +198,11 @@ def file_write_enabled(d: Draft, value: Any) -> str | None:
     said = _switch(d, value, "tools", "file_write_enabled")
     if said is None and value is False:
         for name in d.profiles():
-            _read_only(d, name)
+            read_only(d, name)
     return said
 
 
-def _read_only(d: Draft, name: str) -> None:
+def read_only(d: Draft, name: str) -> None:
     write, read = d.get("profiles", name, "write") or [], d.get("profiles", name, "read")
     if "$WORKSPACE" in write:
         d.set("profiles", name, "write", value=[p for p in write if p != "$WORKSPACE"])
@@ -200,7 +250,7 @@ def write_paths(d: Draft, value: Any) -> str | None:
 
 
 def _paths(d: Draft, value: Any, kind: str, refused: Callable[..., str | None]) -> str | None:
-    given = _texts(value)
+    given = texts(value)
     if given is None:
         return "not a list of paths"
     bound = [p for p in (d.get("ceiling", kind) or []) if isinstance(p, str)]
@@ -222,13 +272,15 @@ def _paths(d: Draft, value: Any, kind: str, refused: Callable[..., str | None]) 
     return "; ".join(wrong) or None
 
 
-def _limit(d: Draft, wire: str, value: int | None, unit_text: str | int) -> str | None:
-    """Set a limit of every profile, as far as the ceiling lets it."""
+def limit(d: Draft, wire: str, value: int | None, unit_text: str | int) -> str | None:
+    """Set a limit of every profile, as far as the ceiling lets it, and no higher than another key has."""
     name, unit, least, most = units.LIMITS[wire]
     if value is None or not max(least, 1) <= value <= most:
         return f"{unit_text!r} is not a possible {name}"
     ceiling = d.get("ceiling", "limits", name)
     bound = units.parse(unit, ceiling) if ceiling is not None else most
+    value = min(value, d.imported.setdefault(wire, value))  # several keys may say it, and each of them holds
+    d.imported[wire] = value
     for profile in d.profiles():
         d.set(
             "profiles",
@@ -244,34 +296,34 @@ def _limit(d: Draft, wire: str, value: int | None, unit_text: str | int) -> str 
 
 
 def memory_mb(d: Draft, value: Any) -> str | None:
-    return _limit(d, "memory", value << 20 if type(value) is int and value > 0 else None, value)
+    return limit(d, "memory", value << 20 if type(value) is int and value > 0 else None, value)
 
 
 def cpu_percent(d: Draft, value: Any) -> str | None:
-    return _limit(d, "cpu", value if type(value) is int else None, value)
+    return limit(d, "cpu", value if type(value) is int else None, value)
 
 
 def cpus(d: Draft, value: Any) -> str | None:
     number = round(float(value) * 100) if isinstance(value, int | float) and type(value) is not bool else None
-    return _limit(d, "cpu", number, value)
+    return limit(d, "cpu", number, value)
 
 
 def processes(d: Draft, value: Any) -> str | None:
     number = value if type(value) is int else None
     if number is not None and 0 < number < _LEAST_PROCESSES:
-        _limit(d, "processes", _LEAST_PROCESSES, _LEAST_PROCESSES)
+        limit(d, "processes", _LEAST_PROCESSES, _LEAST_PROCESSES)
         return f"{number} is raised to {_LEAST_PROCESSES}: threads count here too, and fewer break npm, cargo and git"
-    return _limit(d, "processes", number, value)
+    return limit(d, "processes", number, value)
 
 
 def files(d: Draft, value: Any) -> str | None:
-    return _limit(d, "files", value if type(value) is int else None, value)
+    return limit(d, "files", value if type(value) is int else None, value)
 
 
 def timeout_s(d: Draft, value: Any) -> str | None:
     found = _SECONDS.fullmatch(str(value)) if type(value) in (int, str) else None
     factor = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
-    return _limit(d, "timeout_ms", int(found[1]) * factor[found[2] or "s"] if found else None, value)
+    return limit(d, "timeout_ms", int(found[1]) * factor[found[2] or "s"] if found else None, value)
 
 
 def workspace(d: Draft, value: Any) -> str | None:
@@ -286,56 +338,7 @@ def workspace(d: Draft, value: Any) -> str | None:
     return None
 
 
-# --- clawdbot alone ---------------------------------------------------------------------------------------------
-
-
-def mode(d: Draft, value: Any) -> str | None:
-    if value not in ("strict", "moderate", "permissive"):
-        return f"{value!r} is no mode; default.toml is the page"
-    if value == "strict":  # runs no command there, until allowedCommands names some
-        d.set("tools", "shell_enabled", value=False)
-        d.set("tools", "policy", value="enabled")
-        d.set("tools", "allow_list", value=[])
-    return None
-
-
-def sandbox_commands(d: Draft, value: Any) -> str | None:
-    if value and d.get("tools", "shell_enabled") is False:
-        d.set("tools", "shell_enabled", value=True)
-    return allowed_commands(d, value)
-
-
-def tool_policy(d: Draft, value: Any) -> str | None:
-    if value not in ("restrictive", "whitelist"):
-        return f"{value!r} is neither restrictive nor whitelist"
-    d.set("tools", "policy", value=value)
-    d.set("tools", "allow_list", value=[])
-    return None
-
-
-def tool_list(d: Draft, value: Any) -> str | None:
-    given = _texts(value)
-    if given is None:
-        return "not a list of tools"
-    known = list(dict.fromkeys(TOOL_NAMES[t] for t in given if t in TOOL_NAMES))
-    if known:
-        d.set("tools", "policy", value="whitelist")
-    d.set("tools", "allow_list", value=[t for t in TOOLS if t in known])
-    if "browser" in known:
-        d.set("tools", "browser_enabled", value=True)
-    unknown = [t for t in given if t not in TOOL_NAMES]
-    return f"no such tool here: {', '.join(unknown)}" if unknown else None
-
-
-def exec_approval(d: Draft, value: Any) -> str | None:
-    word = {"ask": "supervised", "always": "supervised", "never": "full", "off": "full", "auto": "full"}.get(str(value))
-    if word is None:
-        return f"{value!r} is not understood"
-    d.set("autonomy", "level", value=word)
-    return "what no pattern or risk names is not asked about" if value == "always" else None
-
-
-def _texts(value: Any) -> list[str] | None:
+def texts(value: Any) -> list[str] | None:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     return None

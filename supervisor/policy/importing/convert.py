@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from supervisor.policy.importing import amounts, carry
+from supervisor.policy.importing import amounts, carry, clawdbot
 from supervisor.policy.importing.draft import Draft
 from supervisor.policy.importing.keys import Format, find
 from supervisor.policy.importing.read import read
@@ -54,14 +54,19 @@ def convert(data: bytes, name: str, product: Format | None = None) -> Imported:
 
 def carrier(name: str) -> Callable[[Draft, Any], str | None]:
     """The function that carries a key over, by the name that keys.py gives it. Raises AttributeError."""
-    found: Callable[[Draft, Any], str | None] = getattr(amounts if hasattr(amounts, name) else carry, name)
+    module = next((m for m in (amounts, clawdbot) if hasattr(m, name)), carry)
+    found: Callable[[Draft, Any], str | None] = getattr(module, name)
     return found
 
 
 def _order(item: tuple[str, Any]) -> int:
-    """Lists of tools and paths come after the switches that they depend on."""
-    late = ("tools.allowList", "forbidden_paths", "blocked_paths", "allowed_commands", "allowedCommands")
-    return 1 if item[0].endswith(late) else 0
+    """What depends on others comes after them: lists after switches, what adds to a list after what replaces it."""
+    narrowing = ("tools.allow", "tools.profile", "tools.deny")
+    late = (
+        "tools.allowList", "forbidden_paths", "blocked_paths", "allowed_commands", "allowedCommands", "exec.allowlist",
+        "exec.security", "defaults.security", "_risk", "_risk_commands",
+    )  # fmt: skip
+    return 2 if item[0].endswith(narrowing) else 1 if item[0].endswith(late) else 0
 
 
 def _row(draft: Draft, product: Format, path: str, value: Any) -> Row:

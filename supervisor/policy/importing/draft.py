@@ -9,6 +9,8 @@ import tomlkit
 from supervisor.policy.presets import preset_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tomlkit.items import AoT, Table
 
 
@@ -21,6 +23,7 @@ class Draft:
     def __init__(self, preset: str) -> None:
         self._doc = tomlkit.parse(_without_tests(preset_text(preset)))
         self.preset = preset
+        self.imported: dict[str, Any] = {}  # what keys that have to do with one another have said so far
 
     def get(self, *path: str) -> Any:
         """The plain value at a path, or None."""
@@ -53,6 +56,14 @@ class Draft:
         for name, value in entry.items():
             table.add(name, value)
         cast("AoT", self._doc[section]).append(table)
+
+    def add_to(self, *path: str, values: Iterable[str], keep: bool = False) -> None:
+        """Put values into a list. The first key that has some replaces the preset's, unless they are `keep`t."""
+        name = ".".join(path)
+        kept = list(self.get(*path) or []) if keep or name in self.imported else []
+        if not keep:
+            self.imported[name] = True
+        self.set(*path, value=list(dict.fromkeys([*kept, *values])))
 
     def set_entry(self, section: str, scope: str, name: str, value: Any) -> None:
         """Set a key of the first entry of a list of tables that has this scope."""

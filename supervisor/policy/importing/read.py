@@ -72,11 +72,15 @@ def _strict(found: re.Match[str]) -> str:
 
 
 def _flat(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """A list of tables too has keys, each of which is reported: agents.list[0].id."""
     out: list[tuple[str, Any]] = []
     for name, value in table.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict) and value:
             out += _flat(value, f"{path}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) and item for item in value):
+            for n, item in enumerate(value):
+                out += _flat(item, f"{path}[{n}].")
         else:
             out.append((path, value))
     return out

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.errors import InvalidRequest
+from supervisor.decide.admission import Counters, admit_run
+from supervisor.decide.request import Peer, RunRequest
+from supervisor.decide.shell.analyse import analyse_argv
+from supervisor.errors import Denied, InvalidRequest
 from supervisor.policy.importing import keys
 from supervisor.policy.importing.convert import Imported, carrier, convert
 from supervisor.policy.importing.read import read
@@ -42,13 +45,13 @@ def clawdbot(text: str) -> tuple[Imported, Snapshot]:
     return found, loaded(found)
 
 
-@pytest.mark.parametrize("name", ["zeroclaw.toml", "clawdbot.json"])
+@pytest.mark.parametrize("name", ["zeroclaw.toml", "clawdbot.json", "openclaw.json"])
 def test_what_comes_out_loads_and_the_linter_has_nothing_against_it(name: str) -> None:
     _, snapshot = sample(name)
     assert [f for f in lint(snapshot) if f["severity"] == "warning"] == []
 
 
-@pytest.mark.parametrize("name", ["zeroclaw.toml", "clawdbot.json"])
+@pytest.mark.parametrize("name", ["zeroclaw.toml", "clawdbot.json", "openclaw.json"])
 def test_every_key_is_reported_and_what_is_missing_stands_in_the_file(name: str) -> None:
     found, _ = sample(name)
     _, values = read((SAMPLES / name).read_bytes(), name, None)
@@ -66,7 +69,8 @@ def test_the_zeroclaw_sample_means_what_it_said() -> None:
     profile = s.profile("shell")
     assert profile is not None
     assert (s.autonomy.level, s.autonomy.workspace_only) == ("supervised", True)
-    assert s.autonomy.blocked_commands[-1] == "nmap"
+    assert {"nmap", "chmod 777", "sudo", "curl"} < set(s.autonomy.blocked_commands)
+    assert {"git commit", "npm install", "mkdir"} < set(s.autonomy.approval_patterns)
     assert s.autonomy.forbidden_paths == ("~/.kube", "/data/secret")
     assert {"persistence", "dynamic"} < set(s.autonomy.approval_risks)
     assert set(profile.allowed_commands) == {"git", "ls", "cat", "grep"} - _absent("git")
@@ -118,6 +122,25 @@ def test_autonomy_keeps_its_meaning(written: str, level: str) -> None:
     assert (s.autonomy.level, found.complete) == (level, True)
 
 
+def test_the_openclaw_sample_means_what_it_said() -> None:
+    found, s = sample("openclaw.json")
+    profile = s.profile("shell")
+    assert profile is not None
+    assert (found.product, s.tools.policy, s.tools.allow_list) == ("clawdbot", "whitelist", ("shell", "file"))
+    limits = profile.limits
+    assert (limits.memory, limits.cpu, limits.processes, limits.files) == (512 << 20, 100, 64, 512)
+    assert limits.timeout_ms == 30_000
+    assert (profile.write, "$WORKSPACE" in profile.read) == (("/tmp",), True)
+    assert s.callers[0].workspaces == ("/srv/agents/claw",)
+    assert [(r.match, r.effect) for r in s.rules] == [((("tool", ("shell",)),), "ask")]
+    why = {row.key: row.why for row in found.rows if not row.carried}
+    assert why["agents.list[1].tools.deny"] == keys.ONE_AGENT
+    assert why["tools.exec.safeBins"] == keys.UNKNOWN
+    assert why["$include"] == "is another file; import that one too"
+    assert "exec-approvals.json" in why["tools.exec.security"]
+    assert "agents.defaults.sandbox.mode" not in why
+
+
 def test_a_strict_sandbox_runs_nothing_until_commands_are_named() -> None:
     _, s = clawdbot('{"sandbox": {"enabled": true, "mode": "strict", "allowedCommands": []}}')
     assert s.tools.shell_enabled is False
@@ -160,6 +183,99 @@ def test_what_cannot_be_meant_here_is_said_and_never_widens(text: str, key: str)
     (row,) = found.rows
     assert (row.key, row.carried) == (key, False)
     assert len(row.why) > 10
+
+
+# --- what was denied is denied ----------------------------------------------------------------------------------------
+
+
+def verdict(s: Snapshot, *argv: str, profile: str | None = None) -> str:
+    """What is decided about a command of a client in a workspace that it is granted."""
+    where = s.callers[0].workspaces[0].replace("**", "x").replace("*", "x")
+    asked = RunRequest(workspace=where, profile=profile, argv=argv)
+    try:
+        who = Peer(0, 1000, 1000, (1000, 990), "", inside=False)
+        return admit_run(s, {}, who, None, asked, Counters(), analyse_argv(argv)).verdict
+    except Denied:
+        return "deny"
+
+
+RANK = ("allow", "ask", "deny")
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "least"),
+    [
+        ("[autonomy]\nallowed_commands = []\n", ["ls"], "deny"),
+        ('[autonomy]\nallowed_commands = ["no-such-program-here"]\n', ["ls"], "deny"),
+        ("[autonomy]\nblock_high_risk_commands = true\n", ["curl", "https://example.org"], "deny"),
+        ('[autonomy]\nlevel = "full"\nblock_high_risk_commands = true\n', ["rm", "x"], "deny"),
+        ('[autonomy]\nblock_high_risk_commands = true\n[security]\nblocked_commands = ["nmap"]\n', ["rm", "x"], "deny"),
+        ('[security]\nblocked_commands = ["nmap"]\n[x]\nblocked_commands = ["rm x"]\n', ["nmap"], "deny"),
+        ("[autonomy]\nblock_high_risk_commands = false\n", ["chmod", "600", "x"], "ask"),
+        ("[autonomy]\nrequire_approval_for_medium_risk = true\n", ["git", "commit", "-m", "x"], "ask"),
+        ('[autonomy]\nlevel = "full"\nalways_ask = ["shell"]\n', ["ls"], "ask"),
+        ("[security]\nshell_enabled = false\n", ["ls"], "deny"),
+        ("[security]\nshell_enabled = true\n[autonomy]\nallowed_commands = []\n", ["ls"], "deny"),
+    ],
+)
+def test_what_zeroclaw_denied_is_denied(text: str, argv: list[str], least: str) -> None:
+    assert RANK.index(verdict(zeroclaw(text)[1], *argv)) >= RANK.index(least)
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ('{"tools": {"exec": {"security": "deny"}}}', "deny"),
+        ('{"sandbox": {"allowedCommands": ["ls"]}, "tools": {"exec": {"security": "deny"}}}', "deny"),
+        ('{"sandbox": {"mode": "moderate", "allowedCommands": []}}', "deny"),
+        ('{"sandbox": {"allowedCommands": ["cat"]}, "tools": {"exec": {"allowlist": ["ls"]}}}', "deny"),
+        ('{"tools": {"exec": {"security": "allowlist", "ask": "on-miss"}}}', "ask"),
+        ('{"tools": {"exec": {"security": "allowlist", "ask": "off"}}}', "deny"),
+        ('{"tools": {"exec": {"ask": "always"}}}', "ask"),
+        ('{"tools": {"exec": {"approval": "always"}}}', "ask"),
+        ('{"tools": {"exec": {"approval": "never", "ask": "always"}}}', "ask"),
+        ('{"defaults": {"security": "deny"}}', "deny"),
+        ('{"tools": {"deny": ["exec"]}}', "deny"),
+        ('{"tools": {"deny": ["group:runtime"], "allow": ["exec"]}}', "deny"),
+        ('{"tools": {"deny": ["*"]}}', "deny"),
+        ('{"tools": {"allow": ["read", "web_search"]}}', "deny"),
+        ('{"tools": {"allow": ["web_search"]}}', "deny"),
+        ('{"tools": {"sandbox": {"tools": {"deny": ["bash"]}}}}', "deny"),
+        ('{"tools": {"profile": "messaging"}}', "deny"),
+        ('{"tools": {"deny": ["exec"], "allowList": ["exec"]}}', "deny"),
+        ('{"tools": {"profile": "minimal", "allow": ["exec"]}}', "deny"),
+    ],
+)
+def test_what_openclaw_denied_is_denied(text: str, least: str) -> None:
+    assert RANK.index(verdict(clawdbot(text)[1], "ls")) >= RANK.index(least)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"tools": {"allow": []}}',
+        '{"tools": {"allow": ["*"], "deny": ["browser"]}}',
+        '{"tools": {"profile": "coding"}}',
+        '{"tools": {"exec": {"security": "full", "ask": "off"}}}',
+        '{"sandbox": {"allowedCommands": ["ls"]}}',
+    ],
+)
+def test_and_what_it_did_not_deny_is_not(text: str) -> None:
+    assert verdict(clawdbot(text)[1], "ls") == "allow"
+    assert verdict(zeroclaw('[autonomy]\nallowed_commands = ["*"]\n')[1], "ls") == "allow"
+
+
+def test_a_list_of_commands_holds_in_every_profile() -> None:
+    _, s = clawdbot('{"sandbox": {"mode": "strict", "allowedCommands": ["ls"]}}')
+    assert {p.name: p.allowed_commands for p in s.profiles} == {"shell": ("ls",), "edit": ("ls",)}
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_two_keys_that_say_how_much_the_lesser_counts(turn: int) -> None:
+    tables = ["[security.resources]\nmax_memory_mb = 256\n", "[runtime.docker]\nmemory_limit_mb = 512\n"]
+    rates = ["[autonomy]\nmax_actions_per_hour = 5\n", "[security]\nmax_actions_per_hour = 50\n"]
+    _, s = zeroclaw("".join([*tables, *rates][::turn]))
+    assert (s.profiles[0].limits.memory, s.rates[0].per_hour) == (256 << 20, 5)
 
 
 def test_json_as_people_write_it_is_read() -> None:
