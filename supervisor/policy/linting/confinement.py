@@ -26,10 +26,18 @@ _OTHERS = ("/home", "/root", "/etc", "/var", "/srv", "/mnt", "/media")
 _STARTED = {
     ".bashrc": "shells", ".bash_profile": "shells", ".bash_login": "shells", ".bash_logout": "shells",
     ".profile": "shells", ".zshrc": "shells", ".zshenv": "shells", ".zprofile": "shells", ".kshrc": "shells",
+    ".bash_aliases": "shells", ".zlogin": "shells", ".cshrc": "shells", ".tcshrc": "shells", ".login": "shells",
+    ".xprofile": "desktops", ".xsession": "desktops", ".xsessionrc": "desktops", "environment.d": "sessions",
     ".envrc": "direnv", "hooks": "git", ".gitconfig": "git", ".vscode": "editors", "autostart": "desktops",
     ".xinitrc": "desktops", ".vimrc": "editors", ".pythonrc": "interpreters", ".npmrc": "package managers",
 }  # fmt: skip
 _UNITS = (".config/systemd", ".local/share/systemd", "systemd/system", "systemd/user", "cron.d", "crontabs")
+# What holds such files, and is somebody's by its name.
+_ABOVE = {
+    ".config": "units and start-up files of desktops and shells", ".config/fish": "start-up files of a shell",
+    ".local": "units, and programs that others look for", ".local/share": "units",
+    ".cargo": "programs that others look for", ".git": "the hooks of git",
+}  # fmt: skip
 _ON_PATH = ("bin", "sbin", ".local/bin", ".cargo/bin", "go/bin")
 
 
@@ -86,6 +94,8 @@ def _writes(p: Profile) -> Iterator[Finding]:
     """Grants that let a run plant what somebody else will run, outside of its confinement."""
     key = f"profiles.{p.name}.write"
     for path in p.write:
+        if covers(_PRIVATE, path):  # which ends with the session
+            continue
         last = path.rpartition("/")[2]
         if last in _STARTED and (last != "hooks" or ".git" in path.split("/")):
             said = f"{path} is run or read by {_STARTED[last]} later, outside of any confinement"
@@ -94,6 +104,11 @@ def _writes(p: Profile) -> Iterator[Finding]:
             yield warn(p.source, key, f"{path} is where services are started from", "another directory")
         elif any(path.endswith(f"/{d}") for d in _ON_PATH) and not inside(path, WORKSPACE):
             yield warn(p.source, key, f"{path} is where others look for programs", "another directory")
+        elif above := next((said for held, said in _ABOVE.items() if path.endswith(f"/{held}")), None):
+            said = f"{path} holds {above}, which run later, outside of any confinement"
+            yield warn(p.source, key, said, "what is needed of it")
+        elif path in _OTHERS and path != "/home":
+            yield warn(p.source, key, f"{path} holds what belongs to others", "what is needed of it")
         elif _is_home(path):
             said = f"{path} is somebody's home, with the start-up files of shells in it"
             yield warn(p.source, key, said, "a directory below it")
@@ -112,6 +127,10 @@ def _commands(p: Profile) -> Iterator[Finding]:
             yield warn(p.source, key, said, "the programs that are needed, without an interpreter")
         if name.startswith("/") and not covers(p.execute, name):
             yield warn(p.source, key, f"{name} is not below any path of execute", f"{name} in execute")
+    brought = [program for program in p.programs if runs_anything(program)]
+    if brought and not any(runs_anything(name) for name in p.allowed_commands):
+        said = f"a script of the list brings {brought[0]}, which does whatever it is told to"
+        yield warn(p.source, key, said, "the list without that script")
     shell = p.shell.rpartition("/")[2]
     if p.allowed_commands and not {shell, p.shell} & set(p.allowed_commands):
         said = f"{shell} is not in the list, so requests with a script cannot run; argv can"

@@ -67,6 +67,44 @@ def test_a_home_directory_that_may_be_written_is_a_warning(policy: PolicyFiles) 
     assert "start-up files" in found["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/srv/x/.config", "units"),
+        ("/srv/x/.config/fish", "shell"),
+        ("/srv/x/.local", "programs"),
+        ("/srv/x/.local/share", "units"),
+        ("/srv/x/.cargo", "programs"),
+        ("$WORKSPACE/.git", "hooks"),
+        ("/srv/x/.bash_aliases", "shells"),
+        ("/srv/x/.config/environment.d", "sessions"),
+        ("/srv", "others"),
+    ],
+)
+def test_a_grant_that_covers_what_others_run_is_a_warning(policy: PolicyFiles, path: str, said: str) -> None:
+    ceiling = '[ceiling]\nwrite = ["/srv", "$WORKSPACE"]\n'
+    (found,) = found_in(policy, ceiling + SENSIBLE.replace("write = [", f'write = ["{path}", ', 1))
+    assert (found["key"], said in found["message"]) == ("profiles.shell.write", True)
+
+
+@pytest.mark.parametrize("path", ["/home/agent/.bashrc", "/home/agent/.config", "/tmp/bin", "/tmp/.git"])
+def test_what_ends_with_the_session_is_nobody_elses(policy: PolicyFiles, path: str) -> None:
+    assert found_in(policy, SENSIBLE.replace("write = [", f'write = ["{path}", ', 1)) == []
+
+
+def test_an_interpreter_that_a_script_of_the_list_brings_is_a_warning(policy: PolicyFiles) -> None:
+    policy.write(SENSIBLE)
+    snapshot = policy.load()
+    named = replace(snapshot.profiles[0], allowed_commands=("pip", "ls"))
+    for programs_, brought in (
+        (("/usr/bin/pip", "/usr/bin/python3.11"), True),
+        (("/usr/bin/pip", "/usr/bin/ls"), False),
+    ):
+        shell = replace(named, programs=programs_)
+        said = [f["message"] for f in lint(replace(snapshot, profiles=(shell,))) if f["severity"] == "warning"]
+        assert any("/usr/bin/python3.11" in message for message in said) is brought
+
+
 @pytest.mark.parametrize("name", ["bash", "python3", "/usr/bin/python3.11", "perl", "node", "busybox"])
 def test_an_interpreter_among_the_allowed_commands_is_a_warning(policy: PolicyFiles, name: str) -> None:
     policy.write(SENSIBLE)
