@@ -138,7 +138,8 @@ def _text(path: str) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "it is not UTF-8"
-        raise errors.NotFound(f"{path} cannot be read: {why}", field="file") from e
+        other = "--file FILE names another policy"
+        raise errors.NotFound(f"{path} cannot be read: {why}", field="file", hint=other) from e
 
 
 def _valid(path: str, text: str | None) -> None:

@@ -134,8 +134,10 @@ def error_lines(document: Mapping[str, Any]) -> list[str]:
     lines = [f"stockade: {safe(document['detail'])}"]
     lines += [f"{key}: {safe(document[key])}" for key in ("field", "layer") if document.get(key)]
     rule, source = document.get("rule"), document.get("source")
-    if rule or source:
-        lines.append(f"rule: {safe(rule or '')}{' ' if rule and source else ''}{f'({safe(source)})' if source else ''}")
+    if rule:
+        lines.append(f"rule: {safe(rule)}{f' ({safe(source)})' if source else ''}")
+    elif source:
+        lines.append(f"source: {safe(source)}")
     lines += [f"{key}: {safe(document[key])}" for key in ("allowed", "hint") if document.get(key)]
     lines += [finding_line(f) for f in document.get("findings", ())]
     if document.get("code") == "approval_required":

@@ -33,6 +33,13 @@ def test_no_text_can_control_a_terminal_or_break_a_line(text: str) -> None:
     assert written.encode("utf-8").isascii() or any(ord(c) > 159 for c in text)
 
 
+def test_a_place_without_a_rule_is_no_rule() -> None:
+    both = {"detail": "no", "rule": "autonomy.level", "source": "p.toml:3"}
+    assert show.error_lines(both)[1:] == ["rule: autonomy.level (p.toml:3)"]
+    assert show.error_lines({**both, "rule": None})[1:] == ["source: p.toml:3"]
+    assert show.error_lines({**both, "source": None})[1:] == ["rule: autonomy.level"]
+
+
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_a_table_has_one_line_for_each_row(rows: list[tuple[str, str]]) -> None:
     assert len(show.table(("A", "B"), rows).split("\n")) == len(rows) + 1
