@@ -175,8 +175,10 @@ def _granted(policy: Snapshot, peer: Peer, request: RunRequest, key: str, source
     caller = find_caller(policy, peer)[1]
     found: dict[str, str] = {}
     also: dict[_Place, dict[str, str]] = {}
+    remark = ""
     if key == "profiles" and request.profile is not None and NAME.fullmatch(request.profile):
         found["profiles"] = toml((*caller.profiles, request.profile))
+        remark = _remark("", "a profile that there is not has to be declared first")  # which of both it is is not said
     elif key == "workspaces" and request.workspace is not None and _grantable(request.workspace):
         found["workspaces"] = toml((*caller.workspaces, request.workspace))
         ceiling = policy.ceiling
@@ -188,7 +190,7 @@ def _granted(policy: Snapshot, peer: Peer, request: RunRequest, key: str, source
         found["role"] = toml("operator")
     if not found:
         return None
-    return _Step(tables={(source, "# in this entry of [[callers]]"): found, **also})
+    return _Step(tables={(source, "# in this entry of [[callers]]"): found, **also}, remark=remark)
 
 
 def _grantable(workspace: str) -> bool:
