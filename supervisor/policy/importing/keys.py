@@ -123,6 +123,7 @@ ZEROCLAW: tuple[Key, ...] = (
 )  # fmt: skip
 
 CLAWDBOT: tuple[Key, ...] = (
+    *_none("is another file; import that one too", "*$include"),
     Key("sandbox.enabled", "", "always_true", "there are no runs without"),
     Key("sandbox.mode", "a preset: strict, moderate or permissive", "mode",
         "the page that the others change; strict without allowedCommands switches the shell off"),
@@ -185,7 +186,6 @@ CLAWDBOT: tuple[Key, ...] = (
     *_none(AGENT, "agents.defaults.*", "models.*", "messages.*", "identity.*", "auth.*", "routing.*", "hooks.*",
            "cron.*", "ui.*", "meta.*", "wizard.*", "plugins.*", "web.*", "commands.*"),
     *_none(ONE_AGENT, "agents.*"),
-    *_none("is another file; import that one too", "*$include"),
     *_none(UNKNOWN, "*"),
 )  # fmt: skip
 

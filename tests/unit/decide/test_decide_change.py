@@ -260,6 +260,21 @@ def test_the_entry_for_somebody_who_is_not_known_is_whole() -> None:
     assert answer(load(wider), Ask(more={"workspace": "/home/w/x"}, uid=0))["verdict"] == "allow"
 
 
+@pytest.mark.parametrize(
+    ("unit", "who"),
+    [
+        ("agent.service", 'unit = "agent.service"'),
+        ("session-12.scope", "uid = 4711"),  # the next login is another one
+        ("user@4711.service", "uid = 4711"),
+        ("", "uid = 4711"),
+    ],
+)
+def test_who_is_not_known_is_named_by_what_lasts(unit: str, who: str) -> None:
+    said = answer(load(POLICY), Ask(uid=4711, unit=unit))
+    for text in (said["change"], said["problem"]["hint"]):
+        assert f"[[callers]]\n{who}\n" in text
+
+
 def test_a_change_is_not_what_it_names_already() -> None:
     """The policy that the change is found on is not changed by it."""
     snapshot = load(POLICY)

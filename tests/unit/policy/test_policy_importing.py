@@ -136,7 +136,7 @@ def test_the_openclaw_sample_means_what_it_said() -> None:
     why = {row.key: row.why for row in found.rows if not row.carried}
     assert why["agents.list[1].tools.deny"] == keys.ONE_AGENT
     assert why["tools.exec.safeBins"] == keys.UNKNOWN
-    assert why["$include"] == "is another file; import that one too"
+    assert why["$include"] == why["agents.$include"] == "is another file; import that one too"
     assert "exec-approvals.json" in why["tools.exec.security"]
     assert "agents.defaults.sandbox.mode" not in why
 
