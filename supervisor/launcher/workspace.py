@@ -15,7 +15,7 @@ from supervisor.errors import LayerMissing, WorkspaceRefused
 from supervisor.kernel import idmap
 from supervisor.kernel import mounts as m
 from supervisor.launcher.operations import noexec
-from supervisor.policy.match import inside, path_matches, secret_part
+from supervisor.policy.match import inside, path_matches, secret_part, secrets_kept
 
 if TYPE_CHECKING:
     from supervisor.launcher.plan import Identity
@@ -72,9 +72,21 @@ def open_workspace(path: str, caller: Caller, uid: int, own: tuple[str, ...] = (
             raise refuse("belongs to root", "chown it to the user whose agent works there")
         if info.st_uid != uid and not caller.any_owner:
             raise refuse(f"belongs to uid {info.st_uid}, the caller is uid {uid}", "hand in a directory of your own")
+        if kept := next((name for name in secrets_kept(path) if _is_there(fd, name)), None):
+            raise refuse(
+                f"holds {kept}, and so all of it could be read", f"hand in a directory beside {kept}, or move that away"
+            )
         return Workspace(path, os.dup(fd), info.st_uid, info.st_gid)
     finally:
         os.close(fd)
+
+
+def _is_there(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 class Mappings:

@@ -7,10 +7,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-# R75: directories of secrets that no workspace may be, contain at its top, or lie in.
+# R75: directories of secrets that no workspace may be, lie in, or hold as a home does.
 SECRET_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".config/gcloud")
+# What a home has that holds them. A repository may well have an .aws of its own, but no keys in it.
+_KEPT = (".ssh", ".gnupg", ".aws/credentials", ".aws/sso", ".config/gcloud")
 
 
 @lru_cache(maxsize=1024)
@@ -35,6 +37,15 @@ def secret_part(path: str) -> str | None:
     """The secret directory that `path` is or lies in, if any."""
     padded = path.rstrip("/") + "/"
     return next((d for d in SECRET_DIRECTORIES if f"/{d}/" in padded), None)
+
+
+def secrets_kept(path: str) -> Iterator[str]:
+    """What must not be in the directory `path`, relative to it, for it to be no home and no .config of one."""
+    for kept in _KEPT:
+        yield kept
+        above, _, rest = kept.partition("/")
+        if rest and path.endswith(f"/{above}"):
+            yield rest
 
 
 @lru_cache(maxsize=1024)

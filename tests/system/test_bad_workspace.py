@@ -137,6 +137,30 @@ def test_a_directory_of_secrets(daemon: Daemon, agent: Agent, place: Path, name:
     is_refused(daemon, place / name, "secrets")
 
 
+@pytest.mark.parametrize(
+    ("workspace", "kept"),
+    [
+        ("home", ".ssh"),
+        ("home", ".gnupg"),
+        ("home", ".aws/credentials"),
+        ("home", ".config/gcloud"),
+        (".config", "gcloud"),
+    ],
+)
+def test_a_home_that_holds_secrets(daemon: Daemon, agent: Agent, place: Path, workspace: str, kept: str) -> None:
+    """What lies in a workspace can be read, whatever paths are named; so none may be a home that has keys."""
+    home = made(place / workspace, agent.uid)
+    (home / kept).mkdir(parents=True)
+    assert kept in is_refused(daemon, home, f"holds {kept}")["hint"]
+
+
+def test_a_repository_with_a_directory_for_aws(daemon: Daemon, agent: Agent, place: Path) -> None:
+    repository = made(place / "repository", agent.uid)
+    (repository / ".aws").mkdir()
+    (repository / ".aws" / "task-definition.json").touch()
+    assert daemon.run(repository, "true")["exit_code"] == 0
+
+
 @pytest.mark.parametrize("shape", ["{0}/.", "{0}/", "{0}/../{1}", "//{2}", "{0}//below"])
 def test_a_path_that_is_not_normalised(daemon: Daemon, workspace: Path, shape: str) -> None:
     path = shape.format(workspace, workspace.name, str(workspace)[1:])
