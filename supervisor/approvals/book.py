@@ -8,11 +8,11 @@ start. An order that was begun is finished although whoever gave it has gone, so
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.approvals import rows, terms
+from supervisor.approvals.deadlines import Steady
 from supervisor.approvals.grants import Grants
 from supervisor.approvals.model import Answer, Grant, Question, new_id, pack
 from supervisor.errors import Conflict, Denied, InvalidRequest, LimitReached, NotFound
@@ -36,10 +36,10 @@ class Book(Grants):
         store: Store,
         report: Report,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         later: Callable[[float, Callable[[], None]], Handle] | None = None,
     ) -> None:
-        super().__init__(store, report, clock, later)
+        super().__init__(store, report, clock or Steady(), later)
         self._lock = asyncio.Lock()  # one order of a person at a time
         self._asking: dict[str, asyncio.Task[Question]] = {}  # target -> the question that is being written down
         self._asking_bytes = 0
@@ -60,7 +60,10 @@ class Book(Grants):
             if grant.ended is None:
                 self._deadlines.set(grant.id, grant.until)
         await self._paced([g for g in grants if g.ended is None and g.scope == "session"], self._session_over)
-        overdue = [q.id for q in self._index.pending_questions() if q.expires <= self._clock()]
+        # What was made later than now was made by a clock that was wrong: nobody knows how old it is.
+        now = self._clock()
+        overdue = [q.id for q in self._index.pending_questions() if q.expires <= now or q.created > now]
+        overdue += [g.id for g in self._index.live() if g.created > now]
         await self._paced(overdue, self._due)
         self._trim()
 

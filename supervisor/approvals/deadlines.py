@@ -1,13 +1,14 @@
 """When what ends by itself does so: any number of deadlines, one timer, no polling.
 
-Deadlines are Unix times, because they outlive the process; the timer counts on the loop's clock. When the wall clock
-is set, a deadline may ring late or find that it is too early and wait again; whoever asks whether something still
-holds compares the times themselves.
+Deadlines are Unix times, because they outlive the process, but of a clock that is never set back (Steady): an hour is
+over after an hour. The timer counts on the loop's clock, so a deadline may ring late or find that it is too early and
+wait again; whoever asks whether something still holds compares the times themselves.
 """
 
 from __future__ import annotations
 
 import heapq
+import time
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +17,26 @@ if TYPE_CHECKING:
 _LONGEST = 3600.0  # seconds that the timer sleeps at most: the wall clock may have been set meanwhile
 SLICE = 128  # that are handed over at once: between two slices the loop serves others, and the auditor keeps up
 _SLACK = 1024  # dropped deadlines that may stand in the heap before it is made anew
+
+
+class Steady:
+    """Unix time that follows the wall clock when it is set forward and goes on by itself when it is set back.
+
+    So nothing holds longer than was said, whatever happens to the clock. CLOCK_BOOTTIME counts sleep too, time(7).
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        passed: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
+        self._wall, self._passed = wall, passed
+        self._ahead = wall() - passed()
+
+    def __call__(self) -> float:
+        passed = self._passed()
+        self._ahead = max(self._ahead, self._wall() - passed)
+        return self._ahead + passed
 
 
 class Handle(Protocol):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.approvals.deadlines import Deadlines
+from supervisor.approvals.deadlines import Deadlines, Steady
 from tests.unit.approvals.world import Clock
 
 
@@ -93,3 +95,26 @@ def test_whatever_is_set_dropped_and_waited_for_rings_at_its_time(steps: list[tu
         clock.advance(wait)
     assert sorted(rung) == sorted(due)
     assert len(deadlines) == len(expected)
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(-100_000, 100_000)), max_size=20))
+def test_the_clock_of_what_holds_never_runs_slower_than_time_passes(steps: list[tuple[int, int]]) -> None:
+    """`steps`: how long passes, and by how much the wall clock is set meanwhile."""
+    passed, wall = 50.0, 1_790_000_000.0
+    steady = Steady(lambda: wall, lambda: passed)
+    last = steady()
+    assert last == wall
+    for seconds, set_by in steps:
+        passed, wall = passed + seconds, wall + seconds + set_by
+        now = steady()
+        assert now >= last + seconds
+        assert now >= wall
+        assert now <= last + seconds + max(set_by, 0)
+        last = now
+
+
+def test_the_clock_of_what_holds_is_the_hosts() -> None:
+    assert abs(Steady()() - time.time()) < 1

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from supervisor.approvals.deadlines import Steady
 from supervisor.errors import Conflict, Denied, NotFound, Unavailable
 from tests.unit.approvals.test_approvals_model import OTHER
-from tests.unit.approvals.world import ANNA, APPROVALS, POLICY, REASON, SESSION, TARGET, World
+from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, POLICY, REASON, SESSION, TARGET, World
 
 OTHER_REASON = {**REASON, "subject": "risk secrets"}
 DYNAMIC = {**REASON, "subject": "risk dynamic", "detail": "the command is $X", "blanket": False}
@@ -292,3 +293,28 @@ async def test_grants_that_ended_are_kept_for_a_while(world: World, monkeypatch:
     assert len(world.book.grants()) == 3
     await world.restart()
     assert len(world.book.grants()) == 3
+
+
+async def test_a_clock_that_was_wrong_leaves_no_grant_that_holds_for_years(world: World) -> None:
+    """Made while the clock was ahead, looked at by a process that begins when it is right again."""
+    world.clock.time += 365 * 86_400
+    held = await world.grant("until", duration_ms=30_000)
+    world.clock.time -= 365 * 86_400
+    await world.restart()
+    assert world.match() is None
+    assert world.book.grant(held.id).ended == "expired"
+
+
+async def test_a_role_ends_after_its_time_though_the_clock_is_set_back(world: World) -> None:
+    passed = 0.0
+    steady = Steady(world.clock, lambda: passed)
+    world.book._clock = steady
+    what = {"role": "operator", "duration_ms": 60_000, "reason": "x"}
+    question = await world.book.ask("access", AGENT, "0" * 64, what, [])
+    await world.book.answer(question.id, ANNA, approve=True)
+    owner = AGENT["uid"], AGENT["unit"]
+    world.clock.time -= 86_400
+    passed += 59
+    assert world.book.roles(*owner, world.book.now()) == ["operator"]
+    passed += 1
+    assert world.book.roles(*owner, world.book.now()) == []
