@@ -8,7 +8,6 @@ rule; a crash loses that minute's count.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,6 @@ if TYPE_CHECKING:
 MAX_RULES = 20_000  # also those of policies that are long gone; beyond it the one that was longest unused goes
 _WRITE_EVERY = 60_000  # ms
 _DAY = 86_400_000  # ms
-
-
-# What of a rule's key names an entry: the rest names a key in it.
-_ENTRY = re.compile(
-    r"(?:contexts\[\d+\]\.|autonomy\.)(?:blocked_commands|approval_patterns)\[\d+\]"
-    r"|(?:contexts|callers|rates|budgets)\[\d+\]"
-    r"|(?:rules|profiles)\.[^.\[]+"
-)
 
 
 def entries(snapshot: Snapshot) -> dict[str, tuple[str, str]]:
@@ -91,9 +82,11 @@ class Rulebook:
             self._write(statements)
 
     def used(self, rule: str) -> None:
-        """A rule of the policy in force had a part in a decision; `rule` as answers name it."""
-        entry = _ENTRY.match(rule)
-        found = self._entries.get(entry[0]) if entry is not None else None
+        """A rule of the policy in force had a part in a decision; `rule` as answers name it, or a key in it."""
+        found = self._entries.get(rule)
+        while found is None and rule:  # names may have dots, so the longest that there is counts
+            rule = rule[: max(rule.rfind("."), rule.rfind("["), 0)]
+            found = self._entries.get(rule)
         if found is None:
             return
         name, now = found[0], self._now()

@@ -11,10 +11,10 @@ import pytest
 
 from supervisor.decide.windows import DAY, HOUR, MINUTE, Spent
 from supervisor.errors import LimitReached, NotFound, Unavailable
-from supervisor.policy.snapshot import Rate
+from supervisor.policy.snapshot import Rate, Rule
 from supervisor.runs import tally
 from supervisor.runs.meters import failure, spent
-from tests.unit.decide.samples import snapshot
+from tests.unit.decide.samples import profile, snapshot
 from tests.unit.runs.metering import AGENT, BREAKER, BUDGETS, NOW, RATES, WHO, Clock, opened
 
 if TYPE_CHECKING:
@@ -270,6 +270,18 @@ async def test_rules_that_nobody_needs_are_found_and_their_history_follows_what_
         assert (found["rates[1]"]["count"], found["rates[1]"]["last_used"]) == (0, None)
         assert found["rates[1]"]["source"] == "policy.toml:5"
         assert not desk.meters.unused(after, 91, clock()), "not known for as long"
+
+
+async def test_a_rule_with_dots_in_its_name_is_known_by_all_of_it(tmp_path: Path) -> None:
+    clock = Clock()
+    rules = tuple(Rule(name, ("agent:execute",), (), "deny", "p:1") for name in ("a", "a.b"))
+    policy = replace(snapshot(), callers=(), profiles=(profile("x.y"), profile("x")), rules=rules)
+    async with opened(tmp_path, clock) as desk:
+        desk.meters.known(policy)
+        clock.now += 86_400
+        for used in ("rules.a.b", "profiles.x.y.limits.memory"):
+            desk.meters.rule_used(used)
+        assert {r["rule"] for r in desk.meters.unused(policy, 1, clock())} == {"rules.a", "profiles.x"}
 
 
 async def test_a_rule_is_written_at_most_once_a_minute(tmp_path: Path) -> None:
