@@ -201,6 +201,10 @@ def _in_session(
             hint="open a new session: it will run under the new policy",
         )
     found = _allow(snapshot, who, profile, request.tool, state, trace)
+    if session.peer.uid != peer.uid:
+        facts = who.facts(request.tool, profile.name)
+        more = rules.apply(snapshot, "agent:execute_all", facts, state.now, audit_ok=state.audit_ok, trace=trace)
+        found.reasons += tuple(reason for reason in more if reason not in found.reasons)
     places.check_granted(who.caller, session.workspace)
     _fits(found, session)
     base = replace(profile.limits, **session.limits) if session.limits else profile.limits
@@ -252,7 +256,7 @@ def _allow(
         limits=profile.limits,
         rule=f"callers[{who.index}].profiles",
         source=who.caller.source,
-        reason=f"role {who.caller.role}, profile {profile.name} granted",
+        reason=f"role {who.acting[-1]}, profile {profile.name} granted",
         autonomy=level,
         readonly=readonly,
         network=network,

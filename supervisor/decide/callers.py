@@ -45,6 +45,13 @@ def require(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[
     )
 
 
+def acting(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[str] = ()) -> tuple[str, ...]:
+    """The roles that a caller acts by: its own, and where that does not permit it, each of `also` that does."""
+    if role_permits(snapshot, caller.role, permission):
+        return (caller.role,)
+    return (caller.role, *(name for name in dict.fromkeys(also) if role_permits(snapshot, name, permission)))
+
+
 def called(peer: Peer, caller: Caller) -> str:
     """The caller as rates, contexts and logs name it: "unit:NAME" when policy named its unit, else "uid:N"."""
     return f"unit:{caller.unit}" if caller.unit is not None else f"uid:{peer.uid}"

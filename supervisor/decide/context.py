@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor import errors
-from supervisor.decide.callers import called
+from supervisor.decide.callers import acting, called
 from supervisor.policy.match import label_matches, zone_matches
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
 from supervisor.policy.words import SPECIAL, role_permits
@@ -47,13 +47,14 @@ class Context(NamedTuple):
     blocked: tuple[Patterns, ...]
     asked: tuple[Patterns, ...]
     matched: tuple[int, ...] = ()  # which entries of contexts applied
+    acting: tuple[str, ...] = ()  # decide.callers.acting()
 
     def facts(self, tool: str, profile: str = "") -> dict[str, str]:
         """What `match` of a context or rule can look at."""
         return {
             **self.labels,
             "caller": self.who,
-            "role": self.caller.role,
+            "role": " ".join(self.acting),
             "tool": tool,
             "profile": profile,
             "zone": str(self.zone),
@@ -61,10 +62,16 @@ class Context(NamedTuple):
 
 
 def matches(match: Match, facts: Mapping[str, str]) -> bool:
-    """Whether every name has a value that one of its patterns matches. What was not stated counts as empty text."""
+    """Whether every name has a value that one of its patterns matches. What was not stated counts as empty text.
+
+    Of several roles (their names have no spaces) one is enough: what is said of any of them holds.
+    """
     for name, patterns in match:
         value = facts.get(name, "")
-        if not (zone_matches if name == "zone" else label_matches)(value, patterns):
+        if name == "role":
+            if not any(label_matches(role, patterns) for role in value.split(" ")):
+                return False
+        elif not (zone_matches if name == "zone" else label_matches)(value, patterns):
             return False
     return True
 
@@ -127,7 +134,10 @@ def context(
     level = snapshot.autonomy.level, "autonomy.level", snapshot.autonomy.source
     if AUTONOMY.index(caller.autonomy) < AUTONOMY.index(level[0]):
         level = caller.autonomy, f"callers[{index}].autonomy", caller.source
-    found_context = Context(index, caller, who, labels, roles, caller.zone, level, caller.profiles, None, None, (), ())
+    by = acting(snapshot, caller, "agent:execute", roles)
+    found_context = Context(
+        index, caller, who, labels, roles, caller.zone, level, caller.profiles, None, None, (), (), acting=by
+    )
     if not snapshot.contexts:
         return found_context
     return _narrowed(snapshot, found_context, tool, trace)

@@ -165,8 +165,9 @@ class Context(f.Table):
         ...,
         "Labels and the patterns (`*`, `?`) of which one must match each: channel, agent, user and so on; also "
         + ", ".join(w.SPECIAL)
-        + ". What was not stated counts as empty text, which `*` matches. A zone's number stands for that zone and "
-        "every less trusted one.",
+        + ". What was not stated counts as empty text, which `*` matches. What names a zone names "
+        "every less trusted one too; the role is the caller's own, and where that may not run anything, also each that "
+        "it was given for a time and that may.",
         unit=_PATTERNS,
         enforcer=_DECIDE,
         probe="decision",
@@ -252,7 +253,8 @@ class Require(f.Table):
 class Rule(f.Table):
     """A request that `permissions` and `match` concern is denied, or asked about, unless all of `require` holds.
 
-    Rules only take away: what no rule concerns is decided by role and profile alone.
+    Rules only take away: what no rule concerns is decided by role and profile alone. What is one's own can be seen and
+    ended whatever they say. Asked about are runs, sessions and privileged operations; the rest is only denied.
     """
 
     name: Annotated[str, PlainValidator(f.named)] = f.key(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+ZONES = ("0", "1", "2", "3", "4")  # R66: 0 public, 1 user, 2 API, 3 agent runtime, 4 privileged
+
 # R75: directories of secrets that no workspace may be, lie in, or hold as a home does.
 SECRET_DIRECTORIES = (".ssh", ".gnupg", ".aws", ".config/gcloud")
 # What a home has that holds them. A repository may well have an .aws of its own, but no keys in it.
@@ -62,10 +64,8 @@ def label_matches(text: str, patterns: tuple[str, ...]) -> bool:
 
 
 def zone_matches(zone: str, patterns: tuple[str, ...]) -> bool:
-    """Whether one of the patterns names a trust zone. A number names that zone and every less trusted one.
+    """Whether one of the patterns names a trust zone. What names a zone names every less trusted one too.
 
     So a label that puts a request into a lower zone is no way past what is said of a higher one.
     """
-    if zone and any(pattern.isdigit() and zone <= pattern for pattern in patterns):
-        return True
-    return label_matches(zone, tuple([p for p in patterns if not (p.isdigit() and zone)]))
+    return any(label_matches(other, patterns) for other in ZONES if zone <= other)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from supervisor.policy.fields import close, shown
-from supervisor.policy.match import label_matches
+from supervisor.policy.match import ZONES, label_matches
 from supervisor.policy.words import BUILT_IN, TOOLS
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Wrong = tuple["Loc", str, str | None, str | None]
 Patterns = tuple[tuple[str, tuple[str, ...]], ...]
-
-ZONES = ("0", "1", "2", "3", "4")
 
 
 @dataclass(frozen=True, slots=True)

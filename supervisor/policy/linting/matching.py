@@ -11,7 +11,7 @@ from supervisor.policy.linting.said import note, warn
 from supervisor.policy.match import label_matches, zone_matches
 from supervisor.policy.mentions import label_glob
 from supervisor.policy.narrow import AUTONOMY, NETWORKS
-from supervisor.policy.words import SPECIAL, may_ever, permission_matches
+from supervisor.policy.words import PERMISSIONS, PRIVILEGED, SPECIAL, may_ever, permission_matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     Match = tuple[tuple[str, tuple[str, ...]], ...]
 
+# Whose use a rule can ask about or deny. What is one's own can be seen whatever rules say.
+_LOOKED_AT = {
+    "ask": ("agent:execute", "agent:execute_all", *PRIVILEGED),
+    "deny": tuple(p for p in PERMISSIONS if p not in ("agent:read", "logs:read")),
+}
 _NARROWING = ("zone", "role", "autonomy", "profiles", "network", "tools")
 
 
@@ -58,6 +63,9 @@ def rules(snapshot: Snapshot) -> Iterator[Finding]:
             )
             yield warn(rule.source, f"{key}.match", said, 'permissions = ["agent:execute"], or no labels')
         yield from _requirable(snapshot, rule, key, executes=executes)
+        if not any(permission_matches(p, known) for p in rule.permissions for known in _LOOKED_AT[rule.effect]):
+            said = f"nothing is {'denied' if rule.effect == 'deny' else 'asked about'} by {', '.join(rule.permissions)}"
+            yield warn(rule.source, f"{key}.permissions", said, "one of " + ", ".join(_LOOKED_AT[rule.effect]))
         if executes and rule.effect == "deny" and not rule.match and not _requires(rule):
             said = "it denies every run: it has neither match nor require"
             yield warn(rule.source, key, said, "a match or a require")
@@ -86,7 +94,7 @@ def _matches(snapshot: Snapshot, key: str, match: Match, source: str) -> Iterato
         if name == "zone":
             yield from _zones(snapshot, place, patterns, source)
         elif name == "role":
-            if not any(label_matches(c.role, patterns) for c in snapshot.callers):
+            if not any(label_matches(r, patterns) for c in snapshot.callers for r in (c.role, *c.may_request)):
                 yield warn(source, place, "it never matches: no caller has such a role", "the role of a caller")
         elif name == "caller":
             shapes = [

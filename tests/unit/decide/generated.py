@@ -28,6 +28,12 @@ WORKSPACE = "/srv/agents/a"
 VERDICTS = ("allow", "ask", "refused")
 
 NAMES, VALUES = ("channel", "agent", "user"), ("", "a", "ab", "b")
+SAID = {  # what policy itself says of a request, and patterns that meet some of it
+    "zone": ("0", "1", "2", "3", "4", "3*", "?", "*"),
+    "role": ("operator", "viewer", "oper*", "worker", "administrator", "*"),
+    "tool": ("shell", "file", "s*", "*"),
+    "caller": ("uid:1000", "uid:*", "unit:*", "*"),
+}
 GLOBS = ("*", "a", "a*", "?", "b", "")
 COMMANDS = (
     ("ls",), ("rm", "-rf", "x"), ("git", "push", "-f"), ("cat", "/etc/ssl/x"), ("cat", "secret/x"),
@@ -49,8 +55,8 @@ def rarely(r: Random, usual: Any, *others: Any, one_in: int = 5) -> Any:
 
 
 def a_match(r: Random) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    names = r.sample((*NAMES, "zone", "role", "tool"), r.randint(0, 2))
-    return tuple((name, tuple(r.sample(GLOBS, r.randint(1, 2)))) for name in sorted(names))
+    names = r.sample((*NAMES, *SAID), r.randint(0, 2))
+    return tuple((name, tuple(r.sample(SAID.get(name, GLOBS), r.randint(1, 2)))) for name in sorted(names))
 
 
 def a_context(r: Random) -> s.Context:

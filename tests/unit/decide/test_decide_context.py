@@ -101,7 +101,10 @@ def test_the_lowest_zone_counts_and_later_matches_see_it() -> None:
     assert see(policy, {"channel": "slack"}).autonomy[0] == "full"
 
 
-@pytest.mark.parametrize(("pattern", "zones"), [("0", {0}), ("1", {0, 1}), ("4", {0, 1, 2, 3}), ("*", {0, 1, 2, 3})])
+@pytest.mark.parametrize(
+    ("pattern", "zones"),
+    [("0", {0}), ("1", {0, 1}), ("4", {0, 1, 2, 3}), ("*", {0, 1, 2, 3}), ("1*", {0, 1}), ("?", {0, 1, 2, 3})],
+)
 def test_a_zone_stands_for_every_less_trusted_one_too_so_no_label_is_a_way_past(pattern: str, zones: set[int]) -> None:
     for lowered in range(4):
         policy = with_contexts(
