@@ -86,7 +86,7 @@ class Grants(Work):
         current = self._index.grants.get(spent.id)
         ended = current.ended if current is not None else spent.ended or "over"
         if spent.policy_digest != self.digest:
-            ended = "stale"
+            ended = "the policy was reloaded"
         elif spent.until <= self._clock():
             ended = "expired"
         if ended not in (None, "used_up"):

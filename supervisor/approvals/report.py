@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Emit(Protocol):
-    def __call__(self, kind: str, uid: int | None, **data: Any) -> None: ...
+    def __call__(self, kind: str, uid: int | str | None, **data: Any) -> None: ...
 
 
 class Report:

@@ -30,7 +30,7 @@ class Event:
     id: int  # +1 with each event of this process
     kind: str
     time: float  # Unix time, seconds
-    uid: int | None  # whose it is; None concerns everybody
+    uid: int | str | None  # whose it is, by uid or as decide.callers.called(); None concerns everybody
     data: dict[str, Any]
 
 
@@ -38,14 +38,13 @@ class Subscription:
     """Events as they come: `async for event in subscription`. Ends by close(), or after subscription.dropped:
     it did not keep up, or a reload or the end of a role for a time has changed what it may see.
 
-    Of others' events it gets those whose kind begins with one of `also`.
+    Of others' events it gets those whose kind begins with one of `also`. `still` says whether it may see as much now.
     """
 
-    def __init__(self, bus: Bus, uid: int | None, also: tuple[str, ...], still: Callable[[], bool]) -> None:
+    def __init__(self, bus: Bus, uid: int | None, also: tuple[str, ...], who: str, still: Callable[[], bool]) -> None:
         self._bus = bus
-        self.uid = uid
-        self._also = also
-        self._still = still
+        self.uid, self._who = uid, who
+        self._also, self._still = also, still
         self._queue: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
@@ -71,22 +70,29 @@ class Subscription:
         self._wake()
 
     def push(self, event: Event) -> None:
-        # A grant that gives no role says so: its role is None.
-        if event.kind in RIGHTS and event.data.get("role", "") is not None and not self._still():
-            self._drop(event, "what may be seen has changed: listen anew")
-            return
-        others = self.uid is not None and event.uid not in (None, self.uid)
-        if others and not event.kind.startswith(self._also):
-            return
+        if event.uid not in (None, self.uid, self._who):
+            if self.uid is not None and not event.kind.startswith(self._also):
+                return
+            if not self._still():
+                self.drop(event.id)
+                return
         if len(self._queue) >= QUEUE:
-            self._drop(event, f"more than {QUEUE} events waited")
+            self.drop(event.id, f"more than {QUEUE} events waited")
             return
         self._queue.append(event)
         self._wake()
 
-    def _drop(self, event: Event, reason: str) -> None:
-        self._queue.append(Event(event.id, "subscription.dropped", event.time, None, {"reason": reason}))
+    def drop(self, ident: int, reason: str = "what may be seen has changed: listen anew") -> None:
+        """It ends, and says why."""
+        self._queue.append(Event(ident, "subscription.dropped", time.time(), None, {"reason": reason}))
         self.close()
+
+    def recheck(self, ident: int) -> bool:
+        """Whether it goes on; else it was dropped."""
+        still = self._still()
+        if not still:
+            self.drop(ident)
+        return still
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -104,9 +110,10 @@ class Bus:
         uid: int | None,
         after: int | None = None,
         also: tuple[str, ...] = (),
+        who: str = "",
         still: Callable[[], bool] = lambda: True,
     ) -> Subscription:
-        """Events that concern everybody or this uid, and kinds that begin with one of `also`; with None everything.
+        """Events that concern everybody or this caller, and kinds that begin with one of `also`; with None everything.
 
         `still`: whether that is still what the subscriber may see. Raises LimitReached.
 
@@ -117,7 +124,7 @@ class Bus:
             raise LimitReached(
                 f"{SUBSCRIBERS} subscribers are listening", hint="close those that are not read", retry_after=5
             )
-        subscription = Subscription(self, uid, also, still)
+        subscription = Subscription(self, uid, also, who, still)
         self._subscribers.append(subscription)
         if after is not None:
             self._catch_up(subscription, after)
@@ -136,12 +143,13 @@ class Bus:
         if subscription in self._subscribers:
             self._subscribers.remove(subscription)
 
-    def emit(self, kind: str, uid: int | None, **data: Any) -> None:
+    def emit(self, kind: str, uid: int | str | None, **data: Any) -> None:
         self._last += 1
         event = Event(self._last, kind, time.time(), uid, data)
         self._recent.append(event)
         for subscription in tuple(self._subscribers):
-            subscription.push(event)
+            if kind not in RIGHTS or subscription.recheck(event.id):
+                subscription.push(event)
 
     def close(self) -> None:
         for subscription in tuple(self._subscribers):

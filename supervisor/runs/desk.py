@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 from supervisor.approvals import operations
 from supervisor.audit import events
 from supervisor.decide import explain, rules, tools
-from supervisor.decide.callers import called, find_caller, permits, require
+from supervisor.decide.callers import acting, called, find_caller, permits, require, second_person
 from supervisor.decide.context import context
 from supervisor.decide.request import Peer
 from supervisor.errors import Denied, InvalidRequest, NotFound, StockadeError
-from supervisor.policy.words import PRIVILEGED, TOOLS, role, role_permits
+from supervisor.policy.words import PRIVILEGED, TOOLS, role
 from supervisor.runs import deciding, sessions
 
 if TYPE_CHECKING:
     from supervisor.approvals.model import Grant, Question, Scope, State
     from supervisor.decide.request import RunRequest
+    from supervisor.decide.trace import Reason
     from supervisor.policy.snapshot import Caller, Role
+    from supervisor.runs.bus import Subscription
     from supervisor.runs.service import Supervisor
 
+_OWN = ("agent:read", "agent:execute")  # what is one's own can be seen and ended, whatever rules say of new runs
 _NOBODY = 2**32 - 1  # (gid_t)-1, which is no group: chown(2)
 
 
@@ -37,15 +40,22 @@ class Desk:
 
     def roles(self, peer: Peer) -> tuple[str, ...]:
         """The roles that a peer was given for a time."""
-        return tuple(self._room.book.roles(peer.uid, peer.unit, time.time()))
+        return tuple(self._room.book.roles(peer.uid, peer.unit, self._room.book.now()))
 
     def permits(self, peer: Peer, permission: str) -> bool:
-        return permits(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
+        """Whether require() lets it pass. Raises what find_caller() raises."""
+        if not permits(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer)):
+            return False
+        try:
+            self._ruled(peer, permission)
+        except Denied:
+            return False
+        return True
 
     def require(self, peer: Peer, permission: str) -> None:
-        """Raises Denied, which is recorded (R69), unless a role of the peer, or one it was given, has it."""
+        """Raises Denied, which is recorded (R69), unless a role of the peer has it and no rule denies it."""
         try:
-            require(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
+            self._has(peer, permission)
         except Denied as refusal:
             self._denied(peer, permission, refusal)
             raise
@@ -54,21 +64,24 @@ class Desk:
         caller = sessions.caller_of(peer)
         self._room.post(events.security(action=permission, outcome="deny", reason=refusal.detail, caller=caller))
 
+    def _has(self, peer: Peer, permission: str) -> list[Reason]:
+        """The same without a record. What rules say is to be asked about is given back: orders are asked about,
+        everything else is not."""
+        require(self._room.serving.snapshot, self.caller(peer), permission, self.roles(peer))
+        return self._ruled(peer, permission)
+
+    def _ruled(self, peer: Peer, permission: str) -> list[Reason]:
+        """What rules say of a permission that the peer has. Raises Denied."""
+        if permission in _OWN or not self._room.serving.snapshot.rules:
+            return []
+        caller, role = self.caller(peer), self._role(peer, permission).name
+        facts = {"caller": called(peer, caller), "role": role, "tool": "", "profile": "", "zone": str(caller.zone)}
+        return rules.apply(self._room.serving.snapshot, permission, facts, time.time(), audit_ok=self._room.audit_ok)
+
     def sees(self, peer: Peer, permission: str = "agent:read_all", least: str = "agent:read") -> int | None:
         """The uid whose things this peer may see (or end); None is everybody's. Raises Denied."""
         self.require(peer, least)
         return None if self.permits(peer, permission) else peer.uid
-
-    def view(self, peer: Peer) -> tuple[int | None, tuple[str, ...]]:
-        """Whose events a peer may see, and of which kinds also everybody's. Raises Denied."""
-        return self.sees(peer), ("approval.", "grant.") if self.permits(peer, "approvals:read") else ()
-
-    def still(self, peer: Peer, view: tuple[int | None, tuple[str, ...]]) -> bool:
-        """Whether that is what it may see now: roles for a time end, and policy changes."""
-        try:
-            return self.view(peer) == view
-        except StockadeError:
-            return False
 
     async def order(
         self, peer: Peer, permission: str, parameters: dict[str, Any], code: str | None, *, unasked: bool = False
@@ -87,11 +100,8 @@ class Desk:
         self, peer: Peer, permission: str, parameters: dict[str, Any], code: str | None, *, unasked: bool
     ) -> None:
         room = self._room
-        snapshot, caller = room.serving.snapshot, self.caller(peer)
-        require(snapshot, caller, permission, self.roles(peer))
+        asked = self._has(peer, permission)
         held = self._role(peer, permission)
-        facts = {"caller": called(peer, caller), "role": held.name, "tool": "", "profile": "", "zone": str(caller.zone)}
-        asked = rules.apply(snapshot, permission, facts, time.time(), audit_ok=room.audit_ok)
         if permission not in PRIVILEGED and not asked:
             return
         waits = not unasked and (bool(asked) or held.requires_approval)
@@ -115,8 +125,8 @@ class Desk:
     def _role(self, peer: Peer, permission: str) -> Role:
         """The role by which a peer has a permission: its own before one that it was given."""
         snapshot = self._room.serving.snapshot
-        names = (self.caller(peer).role, *self.roles(peer))
-        return role(snapshot, next(name for name in names if role_permits(snapshot, name, permission)))
+        own, *given = acting(snapshot, self.caller(peer), permission, self.roles(peer))
+        return role(snapshot, given[0] if given else own)
 
     # --- questions and grants -------------------------------------------------------------------------------------
 
@@ -192,23 +202,16 @@ class Desk:
     async def request_access(self, peer: Peer, name: str, duration_ms: int, reason: str) -> Question:
         """Ask for a role for a time (R64). Raises Denied, InvalidRequest, LimitReached."""
         self.require(peer, "access:request")
-        second = role(self._room.serving.snapshot, name).second_person
+        caller = self.caller(peer)
+        _may_request(caller, name)  # by what the kernel says of it now; may_request() is by the host's files
+        second = second_person(self._room.serving.snapshot, caller, (name, *self.roles(peer)))
         return await self._room.access.request(
             sessions.caller_of(peer), name, duration_ms, reason, needed=2 if second else 1
         )
 
     def may_request(self, uid: int, unit: str, name: str) -> None:
         """Raises Denied unless the entry of policy that names whoever this is now lets it ask for the role."""
-        caller = self.caller(Peer(pid=0, uid=uid, unit=unit, inside=False, **_groups(uid)))
-        if name not in caller.may_request:
-            raise Denied(
-                f"this caller may not ask for the role {name[:64]}",
-                field="role",
-                rule="callers.may_request",
-                source=caller.source,
-                allowed=", ".join(caller.may_request) or "no role",
-                hint="have the operator add it to may_request of this entry",
-            )
+        _may_request(self.caller(Peer(pid=0, uid=uid, unit=unit, inside=False, **_groups(uid))), name)
 
     async def enroll(self, peer: Peer, code: str | None) -> dict[str, str]:
         """A new secret for one-time codes, told once. Raises Denied, StepUpRequired when there is one already."""
@@ -230,6 +233,28 @@ class Desk:
         await self.order(peer, "credentials:rotate", {"forget_codes": uid}, code)
         await self._room.codes.forget(uid)
         return {"uid": uid}
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    def subscribe(self, peer: Peer, after: int | None) -> Subscription:
+        """Events that this peer may see: its own, with agent:read_all all, with approvals:read all of questions.
+
+        Who may not see as much any more (a role that ended, a reload) is dropped, and can come back for less.
+        """
+        before = self._hears(peer)
+
+        def still() -> bool:
+            try:
+                return self._hears(peer) == before
+            except StockadeError:
+                return False
+
+        uid, also, who = before
+        return self._room.events.subscribe(uid, after, also, who, still)
+
+    def _hears(self, peer: Peer) -> tuple[int | None, tuple[str, ...], str]:
+        also = ("approval.", "grant.") if self.permits(peer, "approvals:read") else ()
+        return self.sees(peer), also, called(peer, self.caller(peer))
 
     # --- why ------------------------------------------------------------------------------------------------------
 
@@ -307,6 +332,18 @@ class Desk:
         """What is used and left of rates and budgets."""
         self.require(peer, "agent:read")
         return self._room.meters.usage(self._room.serving.snapshot, called(peer, self.caller(peer)), time.time())
+
+
+def _may_request(caller: Caller, name: str) -> None:
+    if name not in caller.may_request:
+        raise Denied(
+            f"this caller may not ask for the role {name[:64]}",
+            field="role",
+            rule="callers.may_request",
+            source=caller.source,
+            allowed=", ".join(caller.may_request) or "no role",
+            hint="have the operator add it to may_request of this entry",
+        )
 
 
 def _groups(uid: int) -> dict[str, Any]:

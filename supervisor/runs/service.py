@@ -137,7 +137,7 @@ class Supervisor:
 
     def _breaker_changed(self, shown: dict[str, Any]) -> None:
         self.post(events.security(action="breaker", outcome=shown["state"], reason=shown["why"] or None, result=shown))
-        self.events.emit("breaker.changed", None, **shown)
+        self.events.emit("breaker.changed", shown["caller"], **shown)
 
     # --- policy ---------------------------------------------------------------------------------------------------
 
@@ -188,13 +188,14 @@ class Supervisor:
                 )
                 self.events.emit("policy.refused", None, detail=e.detail)
                 raise
+            names = [p.name for p in loaded.snapshot.profiles]
+            # Nothing is awaited between these: no request meets a policy with what another one refused.
             self._loaded = loaded
+            self.refused = {name: proof for name in names if (proof := loaded.refusal(name)) is not None}
             self.meters.known(loaded.snapshot)
             await self.book.serve(loaded.snapshot.approvals, loaded.digest)
             self.line.freed()
             self.failure, self.since = None, time.time()
-            names = [p.name for p in loaded.snapshot.profiles]
-            self.refused = {name: proof for name in names if (proof := loaded.refusal(name)) is not None}
         self.post(
             events.policy(
                 action="reload",
@@ -315,7 +316,10 @@ class Supervisor:
 
     async def feed(self, peer: Peer, ident: str, chunk: bytes, eof: bool) -> None:
         """Hand bytes to a run's stdin, at the pace at which it reads. Raises Conflict when it takes none."""
-        run = self._own(peer, ident)
+        run = self.run(peer, ident)
+        self.desk.require(peer, "agent:execute")
+        if run.peer.uid != peer.uid:
+            self.desk.require(peer, "agent:execute_all")  # what is fed to a shell is executed
         running = self.running.get(run.id)
         if running is None or running.stdin is None:
             detail = "the run is over" if running is None else "the run was started without stdin_stream"
@@ -357,10 +361,9 @@ class Supervisor:
     def subscribe(self, peer: Peer, after: int | None = None) -> Subscription:
         """Events that this peer may see, those after the id `after` first; close it afterwards.
 
-        Who may read everybody's questions is told of them. Raises Denied, LimitReached.
+        Raises Denied, LimitReached.
         """
-        uid, also = view = self.desk.view(peer)
-        return self.events.subscribe(uid, after, also, lambda: self.desk.still(peer, view))
+        return self.desk.subscribe(peer, after)
 
     def status(self, peer: Peer) -> dict[str, Any]:
         self.desk.sees(peer)
