@@ -182,7 +182,7 @@ async def begun(call: Call, start: Callable[[Notice], Awaitable[Run]], *, owner:
         response = await early.over()
         if response is None:
             raise
-        await _send(response, {"type": "error", "problem": problems.members(e, call.request_id)})
+        await _send(response, _problem(call, e))
         await response.write_eof()
         return response
     except (asyncio.CancelledError, ConnectionError):
@@ -201,9 +201,15 @@ async def frames(
     try:
         response = response if response is not None else await open_stream(call, NDJSON)
         await _send(response, {"type": "started", "run": views.run(run, output=False)})
-        async for frame in _output(run, offsets):
-            await _send(response, frame)
-        await _send(response, await _last(call, run))
+        try:
+            async for frame in _output(run, offsets):
+                if run.peer.uid != call.peer.uid:
+                    call.supervisor.run(call.peer, run.id)  # a role that showed what is another's may have ended
+                await _send(response, frame)
+            last = await _last(call, run)
+        except StockadeError as e:
+            last = _problem(call, e)
+        await _send(response, last)
     except (asyncio.CancelledError, ConnectionError):
         if owner:
             call.supervisor.abandon(run)
@@ -227,8 +233,12 @@ async def _last(call: Call, run: Run) -> dict[str, Any]:
     try:
         await call.supervisor.wait(run)
     except StockadeError as e:
-        return {"type": "error", "problem": problems.members(e, call.request_id)}
+        return _problem(call, e)
     return {"type": "finished", "run": views.run(run, output=False)}
+
+
+def _problem(call: Call, error: StockadeError) -> dict[str, Any]:
+    return {"type": "error", "problem": problems.members(error, call.request_id)}
 
 
 async def _send(response: web.StreamResponse, frame: dict[str, Any]) -> None:

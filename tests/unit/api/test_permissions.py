@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +12,12 @@ from supervisor.api import answers
 from supervisor.api.routes import ANYONE, ROUTES, Route
 from supervisor.policy.words import PERMISSIONS
 from tests.unit.api.served import OTHER, Served, served
+from tests.unit.decide.samples import peer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+OURS = peer(os.getuid())
 GUARDED = [r for r in ROUTES if r.permission != ANYONE]
 NOTHING = "-" + "a" * 20  # what no id ends with
 
@@ -89,6 +92,26 @@ async def test_what_is_anothers_is_not_even_there(tmp_path: Path) -> None:
         _, seen = await at.ask("GET", "/v1/approvals?state=all")
         assert [q["id"] for q in seen["approvals"]] == [asked.id]
         answers.QuestionList.model_validate(seen)
+
+
+async def test_who_may_no_longer_see_anothers_run_reads_no_more_of_it(tmp_path: Path) -> None:
+    async with served(tmp_path) as at:
+        await at.role("agent:read", "agent:read_all", "agent:execute", "agent:execute_all", profiles=("shell",))
+        service, workspace = at.world.supervisor, at.world.workspace
+        _, session = await at.ask("POST", "/v1/sessions", {"workspace": workspace})
+        run = await service.start(OURS, at.world.request("cat", session=session["id"], stdin_stream=True), "req-1")
+        run.peer = OTHER  # as if it had been started by somebody else
+        async with at.http.get(f"http://stockade/v1/runs/{run.id}/output?follow") as followed:
+            assert json.loads(await followed.content.readline())["type"] == "started"
+            await service.feed(OURS, run.id, b"before", False)
+            assert json.loads(await followed.content.readline())["data"] == "before"
+            running = service.running[run.id]
+            await at.role("agent:read", "agent:execute", profiles=("shell",))
+            assert running.stdin is not None
+            await running.stdin.feed(b"after", eof=True)
+            last = json.loads(await followed.content.readline())
+            assert (last["type"], last["problem"]["code"]) == ("error", "not_found")
+            assert await followed.content.read() == b""
 
 
 async def test_who_may_read_questions_hears_of_new_ones(tmp_path: Path) -> None:

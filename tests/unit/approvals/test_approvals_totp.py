@@ -143,6 +143,32 @@ async def test_five_wrong_codes_lock_for_five_minutes_whoever_knows_the_right_on
     await desk.codes.verify(UID, desk.code())
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_clock_that_is_set_back_makes_no_code_good_again_and_no_lock_shorter(
+    desk: Desk, restarted: bool
+) -> None:
+    used = [desk.code()]
+    await desk.codes.verify(UID, used[0])
+    desk.clock.advance(60)
+    used.append(desk.code())
+    await desk.codes.verify(UID, used[1])
+    desk.clock.time -= 60
+    if restarted:
+        await desk.restart()
+    for code in (*used, desk.code(1)):
+        with pytest.raises(StepUpRequired):
+            await desk.codes.verify(UID, code)
+    desk.clock.advance(120)
+    for _ in range(5):
+        with pytest.raises(StepUpRequired):
+            await desk.codes.verify(UID, desk.wrong())
+    desk.clock.time -= 3600
+    if restarted:
+        await desk.restart()
+    with pytest.raises(StepUpRequired, match="locked"):
+        await desk.codes.verify(UID, desk.code())
+
+
 async def test_wrong_codes_at_the_same_moment_all_count(desk: Desk) -> None:
     wrong = desk.wrong()
     found = await asyncio.gather(*(desk.codes.verify(UID, wrong) for _ in range(8)), return_exceptions=True)
