@@ -17,6 +17,7 @@ prevent, in the kernel. So everything here errs towards saying what it saw, and 
     limits.py     how far all this goes
 
     calls.py      one simple command: noted, looked at, followed into what it starts
+    answers.py    what pwd, dirname, which and so on say, told by their words
     builtins.py   commands of the shell that change what holds for the next
     readers.py    shells and interpreters: whatever reads a text as a program
     inline.py     what code handed to perl, awk, node and so on starts: by patterns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from supervisor.decide.shell.match import spoken
 from supervisor.decide.shell.options import operands
 from supervisor.decide.shell.programs import SQL_CLIENTS
 
@@ -17,6 +18,8 @@ _EMPTIES = re.compile(
     r"\bdrop\s+(?:database|schema|tablespace|keyspace|role|user)\b|\btruncate\s+(?:table\s+)?[\w.\"`\[]",
     re.IGNORECASE,
 )
+# Every row of a table, on a server: what sqlite3 works on is a file, as a rule the workspace's own.
+_EMPTIES_TABLE = re.compile(r"\bdelete\s+from\s+[\w.\"`\[\]]+\s*(?:;|$)", re.IGNORECASE)
 _EMPTIES_MONGO = re.compile(
     r"\bdropDatabase\s*\(|\.drop\s*\(\s*\)|\.(?:deleteMany|remove)\s*\(\s*(?:\{\s*\}\s*)?\)|\bdropAllUsers"
 )
@@ -33,8 +36,8 @@ _PLAIN_HTTP = re.compile(r"^(?:--[\w-]+=)?http://(?!localhost\b|127\.|\[::1\])")
 
 
 def _database(call: Call) -> None:
-    for text in (*call.words[1:], call.stdin.text or ""):
-        if _EMPTIES.search(text):
+    for text in map(spoken, (*call.words[1:], call.stdin.text or "")):
+        if _EMPTIES.search(text) or (call.name not in ("sqlite3", "sqlite") and _EMPTIES_TABLE.search(text)):
             call.risk("destructive", f"{call.name} is told to empty or drop what it keeps")
             return
 
@@ -63,13 +66,66 @@ def _service(call: Call) -> None:
         call.risk("destructive", f"service {' '.join(call.words[1:3])} ends a service")
 
 
+def _systemctl(call: Call) -> None:
+    words = operands(call.words)
+    act = words[0] if words else ""
+    if act in ("enable", "link", "edit", "set-default", "preset", "import-environment", "reenable", "add-wants"):
+        call.risk("persistence", f"systemctl {act} makes something start later")
+    elif act in ("disable", "mask", "stop", "kill", "isolate") and "--user" not in call.words:
+        call.risk("destructive", f"systemctl {act} ends services")
+    elif act in ("poweroff", "reboot", "halt", "suspend", "rescue", "emergency"):
+        call.risk("destructive", f"systemctl {act} ends the machine")
+
+
+def _crontab(call: Call) -> None:
+    if "-r" in call.words:
+        call.risk("destructive", "deletes all jobs of crontab")
+    elif "-l" not in call.words:
+        call.risk("persistence", "plants jobs that run later")
+
+
+def _later(call: Call) -> None:
+    if call.name not in ("at", "batch") or not {"-l", "-V", "-c"} & set(call.words):
+        call.risk("persistence", f"{call.name} makes something run later")
+
+
+def _linger(call: Call) -> None:
+    if "enable-linger" in call.words:
+        call.risk("persistence", "keeps programs of a user running without them")
+
+
 def _ends_all(call: Call) -> None:
     if call.name == "killall5" or any(re.match(r"-[uU]|--e?uid|--user", w) for w in call.words[1:]):
         call.risk("destructive", "ends every process of a user")
+    elif call.name == "pkill" and {".", ".*", ""} & {*call.words[1:]}:
+        call.risk("destructive", "ends every process that it can")
 
 
 def _swap(call: Call) -> None:
     call.risk("privilege", f"{call.name} changes the memory of the machine")
+
+
+_REMOVES = {
+    **dict.fromkeys(("apt", "apt-get", "aptitude"), re.compile(r"remove|purge|autoremove|autopurge")),
+    **dict.fromkeys(("dnf", "yum", "zypper"), re.compile(r"remove|erase|autoremove|rm")),
+    "dpkg": re.compile(r"-[a-zA-Z]*[rP][a-zA-Z]*|--remove|--purge"),
+    "rpm": re.compile(r"-e[a-z]*|--erase"),
+    "pacman": re.compile(r"-R\w*|--remove"),
+    "apk": re.compile(r"del"),
+    "snap": re.compile(r"remove"),
+}  # fmt: skip
+
+
+def _packages(call: Call) -> None:
+    act = next((w for w in call.words[1:] if _REMOVES[call.name].fullmatch(w)), None)
+    if act is not None and not {"-s", "--dry-run", "--simulate"} & {*call.words}:
+        call.risk("destructive", f"{call.name} {act} takes programs of the system away")
+    installs(call)
+
+
+def _journal(call: Call) -> None:
+    if any(w.startswith("--vacuum-") for w in call.words):
+        call.risk("evasion", "deletes the log of the system")
 
 
 def installs(call: Call) -> None:
@@ -100,8 +156,12 @@ BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("service", "rc-service", "invoke-rc.d"), _service),
     **dict.fromkeys(("killall5", "pkill", "killall"), _ends_all),
     **dict.fromkeys(("swapoff", "swapon"), _swap),
-    **dict.fromkeys(
-        ("pip", "pip3", "pipx", "uv", "yarn", "pnpm", "dpkg", "rpm", "apt", "apt-get", "dnf", "yum", "gem"), installs
-    ),
+    **dict.fromkeys(("pip", "pip3", "pipx", "uv", "yarn", "pnpm", "gem"), installs),
+    **dict.fromkeys(_REMOVES, _packages),
+    "journalctl": _journal,
+    "systemctl": _systemctl,
+    "loginctl": _linger,
+    "crontab": _crontab,
+    **dict.fromkeys(("update-rc.d", "chkconfig", "systemd-run", "at", "batch", "atd", "anacron", "launchctl"), _later),
     **dict.fromkeys(("pwsh", "powershell", "powershell.exe", "pwsh.exe"), _powershell),
 }

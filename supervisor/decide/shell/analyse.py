@@ -57,6 +57,7 @@ calls.STARTS.update(
         **dict.fromkeys(("rsync", "scp", "sftp"), tools.remote_shell),
         **dict.fromkeys(("make", "gmake"), tools.make),
         "cmake": tools.cmake,
+        "unzip": tools.unzip,
         **dict.fromkeys(("at", "batch"), tools.stdin_script),
         **dict.fromkeys(
             ("hyperfine", "nix-shell", "nix", "capsh", "tmux", "screen", "zip", "split", "sort", "man", "less",

@@ -12,6 +12,7 @@ from supervisor.decide.shell.calls import contents, formatted
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, shown, unknown
 from supervisor.decide.shell.readers import STDIN
+from supervisor.decide.shell.scope import filled
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
@@ -22,7 +23,10 @@ def cd(call: Call) -> Flow | None:
     where = words[0] if words else "~"
     before = call.scope.cwd
     if unknown(where) or where == "-":
+        call.scope.below = "…"
         return EMPTY
+    entered = posixpath.normpath(f"{call.scope.below}/{where}" if call.scope.below else where)
+    call.scope.below = "" if entered == "." else entered
     if where[:1] in ("/", "~"):
         now = places.normal(where)
     else:
@@ -38,7 +42,7 @@ def evaluate(call: Call) -> Flow | None:
     text = " ".join(call.words[1:] if call.words[1:2] != ["--"] else call.words[2:])
     traits = call.traits()
     risks.code(call, Flow(text, traits), "eval")
-    if f.SETTINGS in traits and not text.strip(SUBST + " "):
+    if f.SETTINGS in traits and not text.strip(ANY + SUBST + " "):
         return UNKNOWN
     scope = call.scope
     kept = scope.via, scope.span, scope.depth
@@ -110,6 +114,8 @@ def unset(call: Call) -> Flow | None:
 def setting(call: Call) -> Flow | None:
     """set -- a b c"""
     words = call.words[1:]
+    if not words:
+        return Flow(None, frozenset([f.ENVIRON]))
     at = next((i for i, w in enumerate(words) if w in ("--", "-") or w[:1] not in ("-", "+")), len(words))
     if at < len(words):
         call.scope.positionals = words[at + 1 :] if words[at] in ("--", "-") else words[at:]
@@ -128,14 +134,14 @@ def shift(call: Call) -> Flow | None:
 
 def reads(call: Call) -> Flow | None:
     """read, mapfile, getopts: what the variables hold then is not known; nearly always."""
-    names = [w for w in call.words[1:] if re.fullmatch(r"[A-Za-z_]\w*", w)]
-    given = call.stdin.text
-    for name in names:
-        call.scope.vars[name] = ANY
-    if call.name == "read" and given is not None and len(names) == 1 and call.stdin is not EMPTY:
-        line = given.split("\n")[0].strip()
-        if call.scope.sure and not unknown(line) and "\\" not in line:
-            call.scope.vars[names[0]] = line
+    scope, given = call.scope, call.stdin.text
+    for name in call.words[1:]:
+        if re.fullmatch(r"[A-Za-z_]\w*", name):
+            scope.vars[name] = ANY
+            scope.hold(name, call.stdin.traits)
+    if call.name == "read" and given is not None and call.stdin is not EMPTY and scope.sure:
+        ifs = next((value for name, value, _ in call.assigns if name == "IFS"), scope.vars.get("IFS", ""))
+        scope.vars.update(filled(call.words, given.split("\n")[0], ifs))
     return EMPTY
 
 

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from supervisor.decide.shell import answers, places, risks, variables
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell import places, risks, variables
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.limits import MAX_STEPS, TooMuch
 from supervisor.decide.shell.marks import ANY, SUBST, UNSET, unknown
+from supervisor.decide.shell.options import operands, option
 from supervisor.decide.shell.programs import DOWNLOADERS, ENVIRONMENT_PRINTERS, base, family
 from supervisor.decide.shell.words import ansi
 
@@ -64,6 +65,7 @@ class Call:
         scope = self.scope.copy()
         scope.positionals = positionals if positionals is not None else []
         scope.aliases = {}
+        scope.held["@"] = self.traits() & f.HOLDS
         scope.zero = zero
         for name, value, _ in self.assigns:
             scope.vars[name] = value
@@ -108,7 +110,7 @@ def simple(
             return simple(walk, words[1:], scope, span, redirects, stdin, flows, assigns)
         return captured(walk, Flow(None, call.traits()), redirects)
     if first in scope.functions:
-        said = walk.call_function(first, words, scope, span, stdin)
+        said = walk.call_function(first, words, scope, span, stdin, flows)
         if first in scope.functions and scope.functions[first][1]:
             opened(walk, redirects, scope, span)
             return captured(walk, said, redirects)
@@ -130,7 +132,7 @@ def simple(
     if started is None and call.name.startswith("git-"):
         call.run(["git", call.name[4:], *words[1:]], "git")
     followed = started(call) if started is not None else _own_program(call) if "/" in first else None
-    flow = _output(call) if followed is None else followed
+    flow = output(call) if followed is None else followed
     return captured(walk, flow, redirects) if redirects else flow
 
 
@@ -158,7 +160,8 @@ def _again(word: str) -> str:
 # What a program writes ----------------------------------------------------------------------------------------------
 
 
-def _output(call: Call) -> Flow:
+def output(call: Call) -> Flow:
+    """What a program writes, of which nothing more is known than its words and what comes in."""
     name, words = call.name, call.words
     traits = call.traits()
     if name == "echo":
@@ -168,16 +171,32 @@ def _output(call: Call) -> Flow:
     if name in DOWNLOADERS:
         return Flow(None, traits | {f.NET})
     if f.decodes(name, words):
-        return Flow(f.decode(name, words, call.stdin.text), call.stdin.traits | traits | {f.DECODED})
+        how = {f.DECODED, f.ENCODED} if name in f.ENCODINGS else {f.DECODED}
+        into = option(words, "-out")
+        if into and f.ENCODED in how:
+            call.walk.decoded.add(into.removeprefix("./"))
+        files = operands(words)[-1:] if name not in ("tr", "openssl", "dd") else []
+        source = contents(call.walk, files[0]) if files else call.stdin
+        return Flow(f.decode(name, words, source.text), source.traits - {f.FILE} | traits | how)
     if name in ("cat", "tee", "pv", "sponge", "buffer", "bat"):
         return _copied(call)
     if name in ENVIRONMENT_PRINTERS:
         return Flow(None, frozenset([f.SETTINGS]))
+    if name in ("env", "printenv", "set", "export", "declare") and len(words) == 1:
+        return Flow(None, frozenset([f.ENVIRON]))
+    if name == "openssl" and "s_client" in words:
+        return Flow(None, traits | {f.NET})
+    told = answers.answer(call)
+    if told is not None:
+        return told
     files = [w for w in words[1:] if w in call.walk.downloaded]
     net = frozenset([f.NET]) if files else f.NOTHING_AT_ALL
     if call.stdin is EMPTY and not traits and not net:
         return UNKNOWN
-    return Flow(None, (call.stdin.traits - {f.TREE}) | traits | net)
+    # A text that stands in the script, and goes through a program before it is used: why, if not to hide it?
+    given = call.stdin.text
+    hidden = f.NOTHING_AT_ALL if given is None or not given.strip() or unknown(given) else frozenset([f.DECODED])
+    return Flow(None, (call.stdin.traits - {f.TREE}) | traits | net | hidden)
 
 
 def _copied(call: Call) -> Flow:
@@ -318,6 +337,8 @@ def _wrote(walk: Walk, path: str, flow: Flow, *, append: bool) -> None:
     walk.written[path] = text
     if f.NET in flow.traits:
         walk.downloaded.add(path)
+    if f.ENCODED in flow.traits:
+        walk.decoded.add(path)
 
 
 # Assignments --------------------------------------------------------------------------------------------------------

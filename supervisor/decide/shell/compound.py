@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.decide.shell import calls
 from supervisor.decide.shell.flow import EMPTY, Flow, joined
 from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.scope import filled
 from supervisor.decide.shell.words import Expander
 
 if TYPE_CHECKING:
@@ -129,14 +130,47 @@ def loop(walk: Walk, node: dict[str, Any], scope: Scope, stdin: Flow) -> Flow:
     scope.vars.update(dict.fromkeys(changed, ANY))
     if "Cond" in node:
         walk.statements(node["Cond"], scope, stdin)
+    _bomb(walk, node, scope)
+    came = joined(flows).traits
+    reads = _reads(node, stdin)
+    if reads:
+        lines = (stdin.text or "").removesuffix("\n").split("\n")
+        items = [*lines[:_UNROLLED], *([ANY] if len(lines) > _UNROLLED else [])]
     for item in items or [ANY]:
         if name is not None:
             scope.vars[name] = item
+            scope.hold(name, came)
+        elif reads:
+            scope.vars.update(filled(reads, item, scope.vars.get("IFS", "")))
         flows.append(walk.statements(node.get("Do") or [], scope, stdin))
     scope.vars = {**scope.vars, **dict.fromkeys(changed | ({name} if name else set()), ANY)}
     scope.merge([scope.vars, {**before, **{n: ANY for n in scope.vars if n not in before}}])
     scope.sure = sure
     return Flow(None, joined(flows).traits)
+
+
+def _reads(node: dict[str, Any], stdin: Flow) -> list[str]:
+    """The words of the read(1) that such a loop goes on with, where it is known what there is to be read."""
+    cond = node.get("Cond") or []
+    if stdin.text is None or stdin is EMPTY or len(cond) != 1 or node.get("Until"):
+        return []
+    command = cond[0].get("Cmd", {})
+    words = [w["Parts"][0].get("Value", "") if len(w["Parts"]) == 1 else "" for w in command.get("Args") or []]
+    splits = any(a.get("Value") for a in command.get("Assigns") or [])  # IFS=X: left unknown
+    return words if words[:1] == ["read"] and not splits else []
+
+
+def _bomb(walk: Walk, node: dict[str, Any], scope: Scope) -> None:
+    """An endless loop that only starts things in the background, and waits for nothing."""
+    header, body, cond = node.get("Loop"), node.get("Do") or [], node.get("Cond") or []
+    if header is not None:
+        endless = header["Type"] == "CStyleLoop" and "Cond" not in header
+    else:
+        parts = [w["Parts"] for c in cond for w in c.get("Cmd", {}).get("Args") or []]
+        said = parts[0][0].get("Value", "") if len(parts) == 1 and len(parts[0]) == 1 else ""
+        endless = said in (("false",) if node.get("Until") else (":", "true"))
+    if endless and body and all(s.get("Background") for s in body):
+        walk.risk("destructive", "an endless loop that starts more and more in the background", walk.span(node, scope))
 
 
 def function(walk: Walk, node: dict[str, Any], scope: Scope, _stdin: Flow) -> Flow:
@@ -156,9 +190,10 @@ def declaration(walk: Walk, node: dict[str, Any], scope: Scope, _stdin: Flow) ->
         elif one.get("Naked"):
             words.append(one["Name"]["Value"])
         else:
+            seen = len(by.flows)
             value = walk.value(by, one)
             assigned.append((one["Name"]["Value"], value, one))
-            walk.assign(scope, one["Name"]["Value"], value, one)
+            walk.assign(scope, one["Name"]["Value"], value, one, joined(by.flows[seen:]))
     if any(w.startswith("-") and "n" in w for w in words[1:]) and words[0] != "export":
         scope.vars.update({name: ANY for name, _, _ in assigned})  # a name for another variable
     for w in words[1:]:

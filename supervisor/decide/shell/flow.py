@@ -15,13 +15,18 @@ SETTINGS = "settings"  # what is meant to be evaluated: ssh-agent, direnv hook
 FILE = "file"  # the contents of a file that is named
 SHELL = "shell"  # what a shell that waits for commands says
 TREE = "tree"  # names of all files below directories, which are the text
+HELD = "held"  # a variable holds it, and it may be a part of a text that is known otherwise
+ENVIRON = "environ"  # the variables of the environment, with what they are set to
+ENCODED = "encoded"  # what was decoded was written so that nobody reads it, not only packed
 NOTHING_AT_ALL: frozenset[str] = frozenset()
+HOLDS = frozenset((NET, DECODED, SETTINGS))  # what still matters once a variable holds it
 
 
 class Flow(NamedTuple):
     text: str | None = None  # None: not known
     traits: frozenset[str] = NOTHING_AT_ALL
     files: tuple[str, ...] = ()  # whose contents it is
+    perhaps: tuple[str, ...] = ()  # texts that may be in it, where it is not known
 
 
 EMPTY = Flow("", NOTHING_AT_ALL)
@@ -38,7 +43,8 @@ def joined(flows: list[Flow]) -> Flow:
     texts = [f.text for f in flows]
     known = [t for t in texts if t is not None]
     files = tuple(dict.fromkeys(name for f in flows for name in f.files))[:64]
-    return Flow("".join(known) if len(known) == len(texts) else None, traits, files)
+    perhaps = tuple(text for f in flows for text in f.perhaps)[:64]
+    return Flow("".join(known) if len(known) == len(texts) else None, traits, files, perhaps)
 
 
 def decode(name: str, words: list[str], text: str | None) -> str | None:
@@ -83,7 +89,12 @@ def _tr(old: str, new: str, text: str) -> str | None:
     return text.translate({ord(x): y for x, y in zip(a, b, strict=False)})
 
 
+_CLASSES = {"[:upper:]": "A-Z", "[:lower:]": "a-z", "[:digit:]": "0-9", "[:blank:]": " \t", "[:space:]": " \t\n\r\f\v"}
+
+
 def _set(chars: str) -> str:
+    for name, range_ in _CLASSES.items():
+        chars = chars.replace(name, range_)
     return re.sub(r"(.)-(.)", lambda m: "".join(map(chr, range(ord(m[1]), ord(m[2]) + 1))), chars)
 
 
@@ -120,7 +131,15 @@ DECODERS: dict[str, frozenset[str]] = {
     "base58": frozenset(["-d"]),
     "recode": frozenset(),
     "dc": frozenset(),
+    "unzip": frozenset(["-p"]),
+    "7z": frozenset(["-so"]),
+    "ar": frozenset(["p"]),
+    "strings": frozenset(),
 }
+
+
+# Of these, those for texts that are not meant to be read; the others unpack or turn round.
+ENCODINGS = frozenset(["base64", "base32", "basenc", "base58", "ascii85", "xxd", "openssl", "uudecode", "rot13"])
 
 
 def decodes(name: str, words: list[str]) -> bool:

@@ -97,7 +97,11 @@ def _git_text(*options: str, first: int = -1) -> Callable[[Call, list[str]], Non
         if first >= 0:
             operands = [w for w in rest if w[:1] != "-"]
             if len(operands) > first and operands[0] in ("run", "foreach"):
-                call.shell(" ".join(rest[rest.index(operands[first]) :]), f"git {operands[0]}")
+                command, via = rest[rest.index(operands[first]) :], f"git {operands[0]}"
+                if len(command) > 1:
+                    call.run(command, via)
+                else:
+                    call.shell(command[0], via)
 
     return handler
 

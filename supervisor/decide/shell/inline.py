@@ -29,7 +29,7 @@ _CAPABLE = re.compile(
     r"\b(?:system|popen|exec\w*|spawn\w*|subprocess|getattr|__import__|eval|shell_exec|passthru|qx|getline|timeit|child_process)\b"
     r"|\|\s*\"(?:/bin/)?(?:ba|da|z)?sh"
 )
-_UNQUOTED = re.compile(r"(?:^|[;\[\n])\s*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(([^)'`\"]+)\)")
+_UNQUOTED = re.compile(r"(?:^|[;\[\n])[ \t]*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(([^)'`\"]+)\)")
 _OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s*,?\s*["']\s*\|?([^"'|]+)\|?["']""")
 _PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(_STRING)
@@ -41,7 +41,7 @@ _DELETES = re.compile(
 )
 _HIDDEN = re.compile(
     r"(?:\b(?:exec|eval|system|compile|marshal\.loads|__import__)\b|Function\s*\(|pickle\.loads|\bos\.system|subprocess)"
-    r"[\s\S]{0,120}(?:b64decode|decodebytes|fromhex|unhexlify|atob|base64|\bpack\s*\(|fromCharCode|rot.?13|zlib\.decompress|decode_base64"
+    r"[\s\S]{0,120}(?:b64decode|decodebytes|fromhex|unhexlify|atob|base64|\bpack\s*[(\"']|fromCharCode|rot.?13|zlib\.decompress|decode_base64"
     r"|\[::-1\]|\breverse\b|\.join\s*\(\s*(?:map\s*\(\s*)?chr|chr\s*\(\s*\d+\s*\)\s*[+.]|codecs\.decode|\\x[0-9a-f]{2}\\x)",
     re.IGNORECASE,
 )
@@ -54,7 +54,7 @@ _FETCHED = re.compile(
     r"\b(?:exec|eval|instance_eval|os\.system|subprocess)\b"
 )
 _SHELL_OUT = re.compile(
-    r"(?:socket|Socket|TCPSocket|net\.connect|net\.Socket|fsockopen|INET)[\s\S]*(?:dup2|/bin/(?:ba|z|da|a)?sh|pty\.spawn|\bexec\b|cmd\.exe|subprocess|STDIN)"
+    r"(?:socket|Socket|TCPSocket|net\.connect|net\.Socket|fsockopen|INET)[\s\S]*(?:dup2|/bin/(?:ba|z|da|a)?sh|pty\.spawn|\bexec\b|cmd\.exe|subprocess|STDIN|IO\.popen)"
 )
 _GAWK_NET = re.compile(r"/inet[46]?/(?:tcp|udp)/[\s\S]*(?:\|&|\bgetline\b|\bsystem\b)")
 _SETUID = re.compile(r"\bset(?:re|res)?uid\s*\(\s*0|\$<\s*=\s*0|\$>\s*=\s*0|Process::Sys\.setuid|posix_setuid")

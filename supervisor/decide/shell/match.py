@@ -218,7 +218,7 @@ def _operand(program: str, wanted: str, operands: tuple[str, ...], words: tuple[
     if wanted == "/":
         return any(places.root(w) for w in operands)
     if program == "chmod" and wanted.isdigit():
-        return any(_mode(w, wanted) for w in operands[:1]) or _mode(_reference(words), wanted)
+        return any(mode(w, wanted) for w in operands[:1]) or mode(_reference(words), wanted)
     if program in ("chown", "chgrp"):
         return any(_owner(w, wanted) for w in operands[:1])
     if any(c in wanted for c in "*?["):
@@ -232,7 +232,7 @@ def _reference(words: tuple[str, ...]) -> str:
     return next((w for w in words if w.startswith("+")), "")
 
 
-def _mode(word: str, wanted: str) -> bool:
+def mode(word: str, wanted: str) -> bool:
     """Whether a mode is the wanted one: 777 is 0777, 2777, a+rwx, ugo=rwx, u+rwx,g+rwx,o+rwx."""
     if word.isdigit():
         return (
@@ -271,7 +271,7 @@ def _says(pattern: _Pattern, command: Command) -> bool:
     texts += [" ".join([w for w in command.words[1:] if w is not None])]
     if command.stdin:
         texts.append(command.stdin)
-    for text in texts:
+    for text in map(spoken, texts):
         if pattern.sql.search(text):
             return True
         bare = _without(r"/\*!\d*(.*?)\*/", r" \1 ", text)  # what MySQL runs of a comment
@@ -280,6 +280,21 @@ def _says(pattern: _Pattern, command: Command) -> bool:
         if pattern.sql.search(bare):
             return True
     return False
+
+
+# What would make it doubtful where a literal ends, or run one as a statement.
+_NO_LITERALS = re.compile(
+    r"[\"`\\$#]|--|/\*|\b(?:exec\w*|prepare|do|call|function|procedure|format|dblink\w*|open\w+|query\w*|sp_\w+)\b",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(r"((?:\b(?:I?LIKE|IS|IN\s*\(|VALUES\s*\()|[=<>,])\s*)'[^']*'", re.IGNORECASE)
+
+
+def spoken(text: str) -> str:
+    """A text of SQL without the literals that it compares with or keeps, where it is plain that they are some."""
+    if "'" not in text or _NO_LITERALS.search(text):
+        return text
+    return _COMPARED.sub(r"\1''", text)
 
 
 def _without(comment: str, by: str, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from supervisor.decide.shell.flow import HELD, Flow
 from supervisor.decide.shell.marks import ANY, NOTHING, SPLIT, UNSET, globs, quote, unknown
 from supervisor.decide.shell.scope import KNOWN, Value
 
@@ -22,12 +23,18 @@ def expand(by: Expander, part: dict[str, Any], *, quoted: bool) -> str:
         by.walk.scan([index, part.get("Slice")], by.scope)
     if part.get("Length") or part.get("Width"):
         return ANY
-    if part.get("Excl"):
+    if part.get("Excl"):  # ${!x}: the variable that x names
         by.unsure = True
-        return ANY
+        named = look_up(by, name)
+        if part.get("Names") or index is not None or not isinstance(named, str) or not named.isidentifier():
+            return ANY
+        name = named
     if name == "IFS" and not quoted and "IFS" not in by.scope.vars:
         return SPLIT
     value = look_up(by, name)
+    held = by.scope.held.get("@" if name.isdigit() or name == "*" else name)
+    if held:
+        by.flows.append(Flow(None, held | {HELD}))
     if value == "~" and ("Slice" in part or "Repl" in part or part.get("Exp", {}).get("Op") in ("#", "##", "%", "%%")):
         value = "/home/agent"
     if name not in ("@", "*"):

@@ -38,11 +38,12 @@ READERS = frozenset(
 
 SECRET = re.compile(
     r"""(?:^|/)(?:
-        \.ssh(?:/|$)(?!known_hosts|config$) | \.gnupg(?:/|$) | \.aws(?:/|$) | \.config/gcloud(?:/|$)
+        \.ssh(?:/|$)(?!known_hosts|config$|[\w.-]+\.pub$) | \.gnupg(?:/|$) | \.aws(?:/|$) | \.config/gcloud(?:/|$)
       | id_(?:rsa|dsa|ecdsa|ed25519)(?!\.pub|\w)
       | \.netrc$ | \.git-credentials$ | \.docker/config\.json$ | \.dockercfg$ | \.kube/config$ | \.pypirc$ | \.pgpass$
       | \.my\.cnf$ | \.vault-token$ | \.config/gh/hosts\.yml$ | \.azure/ | \.terraform\.d/credentials | \.password-store
       | \.bash_history$ | \.zsh_history$ | \.psql_history$ | \.mysql_history$ | \.python_history$ | wallet\.dat$
+      | (?:google-chrome|chromium|BraveSoftware|microsoft-edge|Chrome)/.*Cookies$
       | Login\ Data$ | logins\.json$ | key[34]\.db$ | cookies\.sqlite$ | \.keystore$ | login\.keychain | \.config/op/
       | \.cargo/credentials | \.local/share/keyrings | \.npmrc\.secret | \.step/secrets | \.age/ | \.config/sops/age
     )
@@ -119,6 +120,22 @@ def vast(path: str, cwd: str = "") -> bool:
         or re.fullmatch(r"/home/[^/]+|/root(?:/\*)?", found) is not None
         or _SYSTEM.match(found) is not None
     )
+
+
+_ALL_HERE = re.compile(r"(?:\./)*(?:\.?\*|\.\[[^\]/]+\]\*|\.\?\?\*)")
+
+
+def here(path: str, scope: Scope) -> bool:
+    """Whether a path is all of the directory that the command started in, which is as a rule the whole workspace."""
+    return not scope.cwd and not scope.below and (normal(path) == "." or _ALL_HERE.fullmatch(path) is not None)
+
+
+def below(path: str, scope: Scope) -> str:
+    """A path as it is from where the command started."""
+    bare = path.removeprefix("./")
+    if bare[:1] in ("/", "~", "") or scope.cwd:
+        return normal(bare, scope.cwd)
+    return posixpath.normpath(f"{scope.below}/{bare}") if scope.below else bare
 
 
 def vast_if_empty(word: str, cwd: str = "") -> bool:
@@ -228,11 +245,18 @@ def note(call: Call, path: str, *, writes: bool) -> None:
     opened(call.walk, path, call.scope, call.span, writes=writes, reader=call.name in READERS)
 
 
+def secret_file(path: str) -> bool:
+    """Whether a file holds secrets by its name, wherever it lies."""
+    return SECRET.search(path) is not None or _SECRET_READ.search(path) is not None
+
+
 def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes: bool, reader: bool = True) -> None:
     """Notes one path, and what is dangerous about naming it."""
     if path.startswith(("/dev/tcp/", "/dev/udp/")):
         walk.risk("exfiltration", f"{shown(path)} is a connection to the network", span)
         walk.connected = True
+        if unknown(path.rsplit("/", 1)[-1]):
+            walk.risk("scanning", "tries one port after the other", span)
         return
     if unknown(path):
         # What is behind an unknown part still tells: $HOME2/.ssh/id_rsa

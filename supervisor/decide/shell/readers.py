@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import inline, places, pycode, risks
+from supervisor.decide.shell.calls import output
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown
 from supervisor.decide.shell.options import operand
@@ -62,6 +63,8 @@ def shell(call: Call) -> Flow | None:
         return Flow(None, frozenset([f.SHELL]))
     given_stdin = Flow(None, call.stdin.traits - {f.TREE}) if f.TREE in call.stdin.traits else call.stdin
     risks.code(call, given_stdin, name)
+    for maybe in given_stdin.perhaps:
+        call.walk.script(maybe, call.inner(f"{name} <stdin"), call.span, f"{name} <stdin", guess=True)
     if given_stdin.text is None:
         return Flow(None, frozenset([f.SHELL]))
     return call.shell(given_stdin.text, f"{name} <stdin", positionals=words[at:], stdin=EMPTY)
@@ -134,7 +137,8 @@ def interpreter(call: Call) -> Flow | None:
     if codes:
         for text in codes:
             code(call, text, f"{call.name} -{letters[0]}")
-        return UNKNOWN
+        texts = tuple(one for text in codes for one in inline.strings(text) if " " in one)[:8]
+        return Flow(None, call.stdin.traits - {f.TREE}, (), texts)
     if at < len(words) and not STDIN.fullmatch(words[at]):
         return file(call, words[at])
     if call.stdin is not EMPTY:
@@ -170,9 +174,10 @@ def file(call: Call, path: str) -> Flow | None:
 def code(call: Call, text: str, via: str) -> None:
     """Code of a language that is no shell."""
     traits = call.traits()
-    if traits:
+    whole = bool(text) and not collapsed(text).strip(ANY + SUBST + " \n;")
+    if traits and (whole or f.HELD not in traits):
         risks.code(call, Flow(text, traits), via)
-    if text and not collapsed(text).strip(ANY + SUBST + " \n;"):
+    if whole:
         call.risk("dynamic", f"what {via} runs is only known at run time")
     if f.NET in call.stdin.traits and re.search(r"\b(?:exec|eval)\b[\s\S]*(?:stdin|STDIN|<>|read)", text):
         call.risk("remote_code", f"{via} runs what came over the network")
@@ -213,4 +218,5 @@ def awk(call: Call) -> Flow | None:
         code(call, given.text or "", call.name)
     if "-f" not in call.words[:at] and at < len(call.words):
         code(call, call.words[at], call.name)
+        return output(call)._replace(perhaps=tuple(s for s in inline.strings(call.words[at]) if " " in s)[:8])
     return None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import admin, places, services
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell.marks import collapsed, shown, unknown
+from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown, unknown
+from supervisor.decide.shell.match import mode
 from supervisor.decide.shell.options import letters, operands
 from supervisor.decide.shell.programs import base
 
@@ -42,13 +43,13 @@ _PRIVILEGE = frozenset(
      "useradd", "adduser", "groupadd", "gpasswd", "passwd", "chpasswd", "chown", "chgrp", "mount", "umount", "insmod",
      "modprobe", "rmmod", "kexec", "sg", "newgrp", "sudoedit", "vipw", "vigr", "losetup", "pivot_root", "setpriv",
      "gosu", "su-exec", "setuidgid", "s6-setuidgid", "newuidmap", "newgidmap", "iptables", "ip6tables", "nft", "sysctl",
-     "setenforce", "aa-disable", "aa-teardown", "run0", "machinectl", "chattr"]
+     "ufw", "firewall-cmd", "setenforce", "aa-disable", "aa-teardown", "run0", "machinectl", "chattr"]
 )  # fmt: skip
 _ENDS = frozenset(["shutdown", "reboot", "halt", "poweroff", "telinit", "init"])
 _DEVICES = frozenset(
     ["wipefs", "blkdiscard", "fdisk", "sfdisk", "parted", "sgdisk", "gdisk", "cfdisk", "mkswap", "hdparm", "nvme",
      "cryptsetup", "dmsetup", "pvremove", "vgremove", "lvremove", "zpool", "badblocks", "mke2fs", "newfs", "dban",
-     "nwipe"]
+     "nwipe", "mdadm"]
 )  # fmt: skip
 # A directory that anybody may fill, and a name that is not meant to be seen.
 _HIDDEN = re.compile(r"/(?:tmp|var/tmp)/(?:[^/]+/)*\.[^/.]|/dev/shm/")
@@ -63,10 +64,17 @@ _KEY_TEXT = re.compile(r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|aws_secret
 _INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
 
 
+_UNKNOWN = re.compile(f"[{ANY}{SUBST}]")
+# What is only known at run time, where a shell looks for a command.
+_UNKNOWN_COMMAND = re.compile(rf"(?:^|[;&|\n])[ \t]*[{ANY}{SUBST}]")
+
+
 def dynamic(call: Call) -> None:
     """A command of which only the run will know what it is."""
     first, rest = call.words[0], call.words[1:]
     traits = call.traits()
+    if f.HELD in traits and not _UNKNOWN.search(first):  # it is an argument that came from there
+        traits = f.NOTHING_AT_ALL
     call.risk("dynamic", f"what {shown(first)} runs is only known at run time")
     if any(_DANGEROUS.match(collapsed(w)) or places.vast(collapsed(w)) for w in rest if w) or (
         len(first) > 1 and not rest and re.search(r"rm.*-rf?|mkfs|/dev/sd", collapsed(first)) is not None
@@ -84,7 +92,8 @@ def _untrusted(call: Call, traits: frozenset[str], what: str) -> None:
 
 def code(call: Call, given: f.Flow, what: str) -> None:
     """A shell or interpreter that reads its code from somewhere."""
-    _untrusted(call, given.traits, what)
+    if f.HELD not in given.traits or given.text is None or _UNKNOWN_COMMAND.search(given.text):
+        _untrusted(call, given.traits, what)
     for name in given.files:
         call.walk.scripts[name] = None
     if given.text is None and not given.traits & {f.NET, f.DECODED, f.SETTINGS, f.FILE}:
@@ -116,12 +125,21 @@ _BUILDS = re.compile(r"configure|autogen\.sh|bootstrap(?:\.sh)?|gradlew|mvnw|waf
 
 def ran_script(call: Call, path: str) -> None:
     """A file that a shell or interpreter is told to run."""
-    bare = path.removeprefix("./")
     walk = call.walk
-    if bare in walk.downloaded or (walk.fetched and (unknown(path) or base(path) == "*")):
+    bare, full = path.removeprefix("./"), places.below(path, call.scope)
+    if {bare, full} & walk.decoded:
+        call.risk("evasion", f"{path} is text that was decoded before")
+    if {bare, full} & walk.downloaded or (walk.fetched and (unknown(path) or base(path) == "*")):
         call.risk("remote_code", f"{path} came over the network")
-    elif not _BUILDS.fullmatch(base(path)) and any(bare.startswith(d + "/") for d in walk.trees):
+    elif not _BUILDS.fullmatch(base(path)) and any(
+        one.startswith(d + "/") or (d == "." and full[:1] not in ("/", "~")) for d in walk.trees for one in (bare, full)
+    ):
         call.risk("remote_code", f"{path} came over the network with all that is beside it")
+
+
+_BELOW_ROOT = re.compile(f"/+[{ANY}{SUBST}]+(?:/\\*)?")
+# What the system and its services keep. Lists of packages and caches are there to be deleted.
+_OF_OTHERS = re.compile(r"/var/lib/(?!apt/lists)|/var/(?:www|backups|db|spool|mail)/|/(?:mnt|media)/")
 
 
 def _rm(call: Call) -> None:
@@ -137,6 +155,10 @@ def _rm(call: Call) -> None:
                 _as_root(call, f"cd {cwd}")
         elif places.vast_if_empty(w, cwd):
             call.risk("destructive", f"deletes all of {collapsed(w)} if the variable in it is not set")
+        elif _BELOW_ROOT.fullmatch(w) or (recursive and _OF_OTHERS.match(places.normal(w, cwd))):
+            call.risk("destructive", f"deletes {shown(w)}, which is not the workspace's")
+        elif recursive and (places.here(w, call.scope) or (places.normal(w) == ".git" and not call.scope.below)):
+            call.risk("destructive", f"deletes {'the history' if '.git' in w else 'all that is here'}")
 
 
 def _as_root(call: Call, via: str) -> None:
@@ -192,15 +214,30 @@ def _chmod(call: Call) -> None:
     for w in operands(call.words)[:1]:
         if re.fullmatch(r"0?[2467][0-7]{3}", w) or re.search(r"(?:^|,)[ugoa]*[+=][rwxXt]*s", w):
             call.risk("privilege", f"mode {w} runs a program as its owner")
-        elif re.fullmatch(r"0?[0-7]?777", w):
+        elif mode(w, "777"):
             call.risk("privilege", f"mode {w} lets anybody change it")
     for w in operands(call.words)[1:]:
         if not unknown(w) and places.vast(w, call.scope.cwd) and w not in ("..", "../"):
             call.risk("destructive", f"changes the mode of {w}")
 
 
+_LISTS = re.compile(
+    r"ip6?tables(?: -t \w+| -[nvw]+)*(?: -[a-zA-Z]{0,4}[LS][a-zA-Z]{0,4}| --list(?:-rules)?)"
+    r"(?: [A-Z]+| -[nvxw]+| --line-numbers)*$"
+)
+_OPENS = re.compile(
+    r" (?:disable|reset|allow|delete|insert|default|--panic-\w+|--(?:add|remove|set)-\S+|--complete-reload)\b"
+)
+
+
 def _privilege(call: Call) -> None:
     words = call.words
+    if words[1:] in (["--help"], ["--version"]):
+        return
+    if call.name in ("iptables", "ip6tables") and _LISTS.match(" ".join(words)):
+        return
+    if call.name in ("ufw", "firewall-cmd") and not _OPENS.search(" ".join(words)):
+        return
     if call.name in ("mount", "iptables", "ip6tables", "nft", "sysctl", "passwd", "umount") and (
         len(words) == 1 or (len(words) == 2 and words[1] in ("-l", "-L", "-a", "--version", "-S", "-V", "-h", "--help"))
     ):
@@ -228,43 +265,18 @@ def _kill(call: Call) -> None:
 
 def _device(call: Call) -> None:
     words = call.words
-    if call.name in ("fdisk", "sfdisk", "parted", "nvme", "hdparm", "zpool", "dmsetup", "cryptsetup") and any(
-        w in ("-l", "--list", "list", "print", "status", "info", "-V", "--version", "smart-log", "-I") for w in words
+    if call.name in ("fdisk", "sfdisk", "parted", "nvme", "hdparm", "zpool", "dmsetup", "cryptsetup", "mdadm") and any(
+        w in ("-l", "--list", "list", "print", "status", "info", "-V", "--version", "smart-log", "-I", "--detail", "-D")
+        for w in words
     ):
         return
     if len(words) > 1:
         call.risk("destructive", f"{call.name} works on devices")
 
 
-def _systemctl(call: Call) -> None:
-    words = operands(call.words)
-    act = words[0] if words else ""
-    if act in ("enable", "link", "edit", "set-default", "preset", "import-environment", "reenable", "add-wants"):
-        call.risk("persistence", f"systemctl {act} makes something start later")
-    elif act in ("disable", "mask", "stop", "kill", "isolate") and "--user" not in call.words:
-        call.risk("destructive", f"systemctl {act} ends services")
-    elif act in ("poweroff", "reboot", "halt", "suspend", "rescue", "emergency"):
-        call.risk("destructive", f"systemctl {act} ends the machine")
-
-
-def _crontab(call: Call) -> None:
-    if "-r" in call.words:
-        call.risk("destructive", "deletes all jobs of crontab")
-    elif "-l" not in call.words:
-        call.risk("persistence", "plants jobs that run later")
-
-
-def _later(call: Call) -> None:
-    if call.name not in ("at", "batch") or not {"-l", "-V", "-c"} & set(call.words):
-        call.risk("persistence", f"{call.name} makes something run later")
-
-
-def _linger(call: Call) -> None:
-    if "enable-linger" in call.words:
-        call.risk("persistence", "keeps programs of a user running without them")
-
-
 def _npm(call: Call) -> None:
+    if "unpublish" in call.words[1:3]:
+        call.risk("destructive", "takes a package away from everybody who uses it")
     if {"script-shell", "git", "node-options"} & set(call.words[3:4]) and call.words[1:3] == ["config", "set"]:
         call.risk("persistence", "npm runs another program from now on")
     admin.installs(call)
@@ -285,8 +297,11 @@ def _unset(call: Call) -> None:
         call.risk("evasion", "turns the history of commands off")
 
 
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|API_?KEY|PRIVATE|CREDENTIAL", re.IGNORECASE)
+
+
 def _printenv(call: Call) -> None:
-    if any(re.search(r"SECRET|TOKEN|PASSW|API_?KEY|PRIVATE|CREDENTIAL", w) for w in call.words[1:]):
+    if any(_SECRET_NAME.search(w) for w in call.words[1:]):
         call.risk("secrets", "prints a secret of the environment")
 
 
@@ -314,6 +329,12 @@ def _locate(call: Call) -> None:
 def _search(call: Call) -> None:
     if any(_KEY_TEXT.search(w) for w in call.words[1:]):
         call.risk("secrets", "looks for keys in files")
+    if (
+        f.ENVIRON in call.stdin.traits
+        and "-v" not in call.words
+        and any(_SECRET_NAME.search(w) for w in call.words[1:])
+    ):
+        call.risk("secrets", "looks for secrets of the environment")
 
 
 def _getent(call: Call) -> None:
@@ -335,7 +356,6 @@ _BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(_ENDS, _named("destructive", "ends the machine")),
     **dict.fromkeys(_DEVICES, _device),
     **dict.fromkeys(("userdel", "deluser", "groupdel"), _user),
-    **dict.fromkeys(("update-rc.d", "chkconfig", "systemd-run", "at", "batch", "atd", "anacron", "launchctl"), _later),
     **services.BY_NAME,
     **admin.BY_NAME,
     **dict.fromkeys(("locate", "mlocate", "plocate", "fd", "fdfind"), _locate),
@@ -344,9 +364,8 @@ _BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("shred", "truncate", "wipe", "srm"), _over),
     **dict.fromkeys(("cp", "ln", "install"), _renamed),
     "rm": _rm, "rmdir": _rm, "unlink": _rm, "dd": _dd, "mv": _mv, "chmod": _chmod, "kill": _kill,
-    "systemctl": _systemctl,
     "mkdir": _made, "mkfs": _named("destructive", "makes a file system anew"),
-    "loginctl": _linger, "npm": _npm, "crontab": _crontab,
+    "npm": _npm,
     "history": _history, "set": _set,
     "unset": _unset, "printenv": _printenv, "find": _find,
 }  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.flow import HOLDS
+from supervisor.decide.shell.marks import ANY, unknown
+from supervisor.decide.shell.options import operand
 
 Value = str | list[str]  # a list is an array
 
@@ -34,6 +37,10 @@ class Scope:
     positionals: list[str] | None = None
     zero: str = "sh"
     cwd: str = ""  # absolute or below ~ when it is known
+    below: str = ""  # else the directory entered since the start, "" there, "…" when it is not known
+    held: dict[str, frozenset[str]] = field(
+        default_factory=dict
+    )  # where what a variable holds came from; @: the arguments
     sure: bool = True
     span: tuple[int, int] | None = None  # of the outermost script, for text inside of another; None: positions count
     via: str = ""
@@ -42,9 +49,17 @@ class Scope:
 
     def copy(self) -> Scope:
         return Scope(
-            dict(self.vars), dict(self.functions), dict(self.aliases), self.positionals, self.zero, self.cwd, self.sure,
-            self.span, self.via, self.depth, self.calling,
+            dict(self.vars), dict(self.functions), dict(self.aliases), self.positionals, self.zero, self.cwd,
+            self.below, dict(self.held), self.sure, self.span, self.via, self.depth, self.calling,
         )  # fmt: skip
+
+    def hold(self, name: str, traits: frozenset[str]) -> None:
+        """A variable was set to something of these traits; perhaps, where it is not certain that this is reached."""
+        kept = traits & HOLDS
+        if kept:
+            self.held[name] = kept | self.held.get(name, kept)
+        elif self.sure:
+            self.held.pop(name, None)
 
     def forget(self) -> None:
         """Anything may have been assigned: a text that is not known was run in this very shell."""
@@ -60,3 +75,16 @@ class Scope:
             same = value is not None and all(one.get(name) == value for one in others)
             merged[name] = value if same and value is not None else ANY
         self.vars = merged
+
+
+def filled(words: list[str], line: str, ifs: Value) -> dict[str, Value]:
+    """The variables that a read(1) of these words makes of a line: the last gets all that is left."""
+    names = [w for w in words[operand(words, 1, "dinNptu") :] if w.isidentifier()]
+    if unknown(line) or "\\" in line or not names or not isinstance(ifs, str) or unknown(ifs):
+        return dict.fromkeys(names, ANY)
+    if len(names) == 1 and not any(re.fullmatch(r"-\w*a", w) for w in words[1:]):
+        return {names[0]: line.strip()}
+    parts = line.split() if not ifs.strip() else [w.strip() for w in re.split(f"[{re.escape(ifs)}]", line)]
+    if len(names) == 1:
+        return {names[0]: list(parts)}
+    return {n: " ".join(parts[i:]) if n == names[-1] else "".join(parts[i : i + 1]) for i, n in enumerate(names)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places
-from supervisor.decide.shell.marks import SUBST, unknown
+from supervisor.decide.shell.marks import ANY, SUBST, unknown
 from supervisor.decide.shell.options import operands, option
 
 if TYPE_CHECKING:
@@ -24,11 +24,14 @@ def addresses(call: Call, word: str) -> None:
 
 
 def _secret_printer(call: Call) -> None:
+    if "--help" in call.words:
+        return
     text = " ".join([call.name, *operands(call.words)])
     if re.match(
         r"gh auth token|gcloud auth (?:\S+ )?print-|aws (?:configure (?:get|export)|sts get-session|secretsmanager get"
         r"|ssm get-p)"
-        r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|security find-|bw get"
+        r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|bw get"
+        r"|security (?:find-|dump-)"
         r"|(?:kubectl|oc) (?:get|describe) secrets?|heroku config|secret-tool lookup|doppler secrets"
         r"|kubectl config view",
         text,
@@ -43,6 +46,7 @@ def _cloud(call: Call, text: str) -> None:
     if re.match(
         r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|gcloud .*\bdelete\b|az .*\bdelete\b|gh repo delete"
         r"|kubectl drain"
+        r"|helm (?:\S+ )?(?:uninstall|delete|del|un)\b"
         r"|heroku (?:apps|pg):(?:destroy|reset)|(?:kubectl|oc) delete (?:ns|namespace|all|pv|crd)",
         text,
     ) and (not text.startswith("aws s3 rm") or "--recursive" in call.words):
@@ -61,12 +65,18 @@ _HOST = re.compile(
 )
 
 
+# What containers keep. Taking containers down is no loss, taking their volumes is.
+_DATA = re.compile(
+    r"system prune.*(?:-a|--all|--volumes)|volume (?:prune|rm)|\bdown\b.* (?:-v|--volumes)\b|stack rm|swarm leave"
+)
+
+
 def _docker(call: Call) -> None:
     words = call.words
     joined = " ".join(words)
     if _HOST.search(joined):
         call.risk("privilege", "a container with the rights of the host")
-    if re.search(r"(?:system|volume) prune.*(?:-a|--all|--volumes)|volume rm|stack rm|swarm leave", joined):
+    if _DATA.search(joined):
         call.risk("destructive", "deletes data of containers")
 
 
@@ -93,6 +103,9 @@ def _git(call: Call) -> None:
         call.risk("destructive", "rewrites or deletes history")
     if "credential" in joined and re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
         call.risk("secrets", "prints stored passwords")
+    for w in call.words[2:]:
+        if call.words[1] in ("show", "cat-file") and ":" in w and places.secret_file(w.partition(":")[2]):
+            call.risk("secrets", f"{w} holds secrets")
     if "clone" in call.words or "push" in call.words:
         _remote(call)
     if _ELSEWHERE.search(joined):
@@ -102,7 +115,7 @@ def _git(call: Call) -> None:
 def _remote(call: Call) -> None:
     act, *given = [w for w in operands(call.words) if not unknown(w)] or [""]
     if act == "clone" and given and ("://" in given[0] or "@" in given[0]):
-        call.walk.trees.add(_tree(given))
+        call.walk.trees.add(places.below(_tree(given), call.scope))
     elif act == "push" and given and ("://" in given[0] or re.match(r"[\w.-]+@[\w.-]+:", given[0])):
         call.risk("exfiltration", f"git sends the repository to {given[0]}")
 
@@ -207,7 +220,12 @@ def _copies_key(call: Call) -> None:
     call.risk("persistence", "ssh-copy-id lets a key in on another host")
 
 
+_ADDRESSES = re.compile(f"(?:\\d{{1,3}}\\.){{1,3}}[{ANY}{SUBST}]+")
+
+
 def _asks_names(call: Call) -> None:
+    if call.name == "ping" and any(_ADDRESSES.fullmatch(w) for w in call.words[1:]):
+        call.risk("scanning", "looks for hosts, one after the other")
     if any(SUBST in w and re.search(r"\.[a-z]{2,}\.?$", w) for w in call.words[1:]):
         call.risk("exfiltration", f"{call.name} sends what it found out as the name of a host")
 
@@ -215,6 +233,14 @@ def _asks_names(call: Call) -> None:
 def _ssh(call: Call) -> None:
     if any(re.fullmatch(r"-\w*[RDL]\w*", w) for w in call.words):
         call.risk("exfiltration", "opens a tunnel to another host")
+    if len(operands(call.words)) > 1 and call.stdin is not f.EMPTY and call.stdin.text is None:
+        call.risk("exfiltration", "ssh sends what comes in to another host")
+
+
+def _openssl(call: Call) -> None:
+    sent = call.stdin
+    if "s_client" in call.words and sent is not f.EMPTY and sent.files != ("/dev/null",) and (sent.text or "x").strip():
+        call.risk("exfiltration", "openssl sends what comes in to another host")
 
 
 def _redis(call: Call) -> None:
@@ -226,14 +252,14 @@ BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("curl", "wget", "wget2", "http", "https", "xh", "aria2c", "fetch"), _upload),
     **dict.fromkeys(("nc", "ncat", "netcat", "socat"), _netcat),
     **dict.fromkeys(("scp", "rsync", "sftp"), _copy),
-    **dict.fromkeys(("docker", "podman", "nerdctl"), _docker),
+    **dict.fromkeys(("docker", "podman", "nerdctl", "docker-compose"), _docker),
     **dict.fromkeys(("terraform", "tofu", "pulumi", "terragrunt"), _terraform),
     **dict.fromkeys(
         ("gh", "gcloud", "aws", "az", "vault", "pass", "op", "security", "bw", "kubectl", "oc", "heroku", "secret-tool",
-         "doppler"), _secret_printer,
+         "doppler", "helm"), _secret_printer,
     ),
     **dict.fromkeys(("lwp-download", "ftp"), _fetched_file),
     **dict.fromkeys(("dig", "nslookup", "host", "drill", "ping"), _asks_names),
     "svn": _svn, "ssh-copy-id": _copies_key,
-    "gpg": _gpg, "git": _git, "ssh": _ssh, "redis-cli": _redis,
+    "gpg": _gpg, "git": _git, "openssl": _openssl, "ssh": _ssh, "redis-cli": _redis,
 }  # fmt: skip

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places, variables
+from supervisor.decide.shell.calls import contents
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
-from supervisor.decide.shell.marks import ANY, unknown
+from supervisor.decide.shell.marks import ANY, SUBST, unknown
 from supervisor.decide.shell.options import operand, option
 from supervisor.decide.shell.programs import RUNNERS, STARTERS, base
 
@@ -36,6 +37,8 @@ def starter(call: Call) -> Flow | None:
     at += how.operands
     while how.assigns and at < len(words) and _ASSIGNMENT.match(words[at]):
         at += 1
+    if at >= len(words) and call.stdin is not EMPTY and _starts_shell(call.name, words):
+        return call.run(["sh"], call.name)
     if at >= len(words) or (call.name == "prlimit" and words[at][:1].isdigit()):
         return None
     if call.name == "exec":
@@ -47,6 +50,13 @@ def starter(call: Call) -> Flow | None:
     if call.name == "direnv" and words[1] != "exec":
         return None
     return call.run(words[at:], call.name)
+
+
+def _starts_shell(name: str, words: list[str]) -> bool:
+    """Whether a program that is named no command starts a shell, which reads what comes in."""
+    if name in ("sudo", "doas"):
+        return any(re.fullmatch(r"-\w*[si]|--shell|--login", w) for w in words[1:])
+    return name in ("chroot", "unshare", "nsenter", "run0", "fakeroot", "firejail")
 
 
 _BWRAP = {
@@ -115,7 +125,7 @@ def env(call: Call) -> Flow | None:
         at += 1
     call.assigns = assigns
     if at >= len(words):
-        return UNKNOWN
+        return Flow(None, frozenset([f.ENVIRON]))
     return call.run(words[at:], "env")
 
 
@@ -130,14 +140,19 @@ def xargs(call: Call) -> Flow | None:
     marker = option(words[1:at], "-I", "--replace", "-i")
     if marker == "":
         marker = "{}"
-    text = call.stdin.text
-    call.flows = [*call.flows, Flow(None, call.stdin.traits)]
+    given, file = call.stdin, option(words[1:at], "-a", "--arg-file")
+    if file is not None:
+        given = f.joined(list(call.flows)) if SUBST in file else contents(call.walk, file)
+    text = given.text
+    call.flows = [*call.flows, Flow(None, given.traits)]
     whole = marker is not None or any(re.fullmatch(r"-\w*0|--null|-d.*|--delimiter.*", w) for w in words[1:at])
     items = re.split(r"[\n\0]+" if whole else r"[\s\0]+", text.strip()) if text is not None and text.strip() else []
-    if f.TREE in call.stdin.traits:
-        for item in items:
-            if base(command[0]) in ("rm", "unlink", "shred") and places.vast(item, call.scope.cwd):
+    if f.TREE in given.traits:
+        for item in items if base(command[0]) in ("rm", "unlink", "shred") else ():
+            if places.vast(item, call.scope.cwd):
                 call.run(["rm", "-rf", item], "find | xargs", EMPTY)
+            elif places.here(item, call.scope):
+                call.risk("destructive", "deletes all that is here")
         items = [*items, ANY]
     if len(items) > 64:
         items = [*items[:63], ANY]
@@ -158,6 +173,8 @@ def find(call: Call) -> Flow | None:
     starts = words[first:at] or ["."]
     cwd = call.scope.cwd
     all_of = next((s for s in starts if places.vast(s, cwd) or places.vast_if_empty(s, cwd)), None)
+    every = all_of is None and not _filters(words[at:]) and any(places.here(s, call.scope) for s in starts)
+    named = next((words[i + 1] for i in range(at, len(words) - 1) if words[i] in ("-name", "-iname")), "")
     while at < len(words):
         w = words[at]
         at += 1
@@ -169,20 +186,50 @@ def find(call: Call) -> Flow | None:
             what = all_of if all_of is not None else ANY
             if command:
                 call.run([c.replace("{}", what) for c in command], f"find {w}", EMPTY)
-                if all_of is not None and base(command[0]) in ("rm", "unlink", "shred", "rmdir"):
+                deletes = base(command[0]) in ("rm", "unlink", "shred", "rmdir")
+                if all_of is not None and deletes:
                     call.run(["rm", "-rf", what], f"find {w}", EMPTY)
+                elif every and deletes:
+                    call.risk("destructive", "deletes all that is here")
+                if base(command[0]) in places.READERS and places.secret_file(named.rstrip("*")):
+                    call.risk("secrets", f"{named} holds secrets")
         elif w == "-delete" and all_of is not None:
             call.run(["rm", "-rf", all_of], "find -delete", EMPTY)
+        elif w == "-delete" and every:
+            call.risk("destructive", "deletes all that is here")
         elif w in ("-fprint", "-fprintf", "-fls", "-fprint0") and at < len(words):
             places.note(call, words[at], writes=True)
+    if not every:  # what is here, and was not chosen by anything, is no more than some of it
+        starts = [s for s in starts if not places.here(s, call.scope)]
     return Flow("\n".join(starts) + "\n", frozenset([f.TREE]))
+
+
+# What find does, and where it looks, is no choice of files; nor is that they are files.
+_NO_CHOICE = frozenset(
+    ["-delete", "-exec", "-execdir", "-ok", "-okdir", "-print", "-print0", "-depth", "-mindepth", "-maxdepth", "-xdev",
+     "-mount", "-follow", "-noleaf", "-type"]
+)  # fmt: skip
+
+
+def _filters(words: list[str]) -> bool:
+    """Whether the expression of find(1) chooses some files among all."""
+    while words and words[0] not in ("-exec", "-execdir", "-ok", "-okdir"):
+        if words[0] in ("!", "-not", "(") or (words[0][:1] == "-" and words[0] not in _NO_CHOICE):
+            return True
+        if words[0] == "-type" and words[1:2] not in (["f"], ["f,d"], ["d,f"]):
+            return True
+        words = words[1:]
+    return False
 
 
 def fd(call: Call) -> Flow | None:
     words = call.words
     at = next((i for i, w in enumerate(words) if w in ("-x", "-X", "--exec", "--exec-batch")), len(words))
     if at + 1 < len(words):
-        command = [ANY if re.fullmatch(r"\{.?.?\}", w) else w for w in words[at + 1 :]]
+        what = next((w for w in words[1:at] if places.vast(w, call.scope.cwd)), ANY)
+        command = [what if re.fullmatch(r"\{.?.?\}", w) else w for w in words[at + 1 :]]
+        if what not in command:
+            command.append(what)
         return call.run(command, "fd -x", EMPTY)
     return None
 
@@ -207,19 +254,23 @@ def as_user(call: Call) -> Flow | None:
     return None
 
 
+_SSH = "BbcDEeFIiJLlmOopPQRSWw"  # options of ssh(1) with a value
+
+
 def joined(call: Call) -> Flow | None:
     """watch and ssh: the words behind the operands are one text for a shell."""
     words = call.words
     if call.name == "watch":
         at = operand(words, 1, "nqs", frozenset(["interval", "equexit", "shotsdir"]))
         return call.shell(" ".join(words[at:]), "watch") if at < len(words) else None
-    at = operand(words, 1, "BbcDEeFIiJLlmOopPQRSWw")
-    for w in words[1:at]:
+    at = operand(words, 1, _SSH)
+    behind = operand(words, at + 1, _SSH)  # options may stand behind the host too
+    for w in words[1:behind]:
         found = re.match(r"(?i)(?:-o)?(?:ProxyCommand|LocalCommand|KnownHostsCommand)[= ](.+)", w, re.DOTALL)
         if found and found[1].lower() != "none":
             call.shell(found[1], "ssh ProxyCommand")
-    if at + 1 < len(words):
-        call.shell(" ".join(words[at + 1 :]), "ssh")
+    if behind < len(words):
+        call.shell(" ".join(words[behind:]), "ssh")
         return Flow(None, frozenset([f.NET]))
     if call.stdin.text and at < len(words):
         return call.shell(call.stdin.text, "ssh", stdin=EMPTY)
@@ -248,7 +299,8 @@ def sed(call: Call) -> Flow | None:
         for found in re.finditer(r"(?:^|[;\n}])[ \t]*(?:(?:\d+|\$|/[^/]*/)(?:,\S+)?[ \t]*)?e\s+([^\n]+)", w):
             call.shell(found[1], "sed e")
         if re.search(r"^(?:\d+|/[^/]*/)?s(.).*\1.*\1[gpiI0-9]*e[gpiI]*$", w, re.DOTALL) and w != "-E":
-            parts = w.split(w[w.index("s") + 1])
+            by = w[w.index("s") + 1]
+            parts = [p.replace("\\" + by, by) for p in re.split(rf"(?<!\\){re.escape(by)}", w)]
             if len(parts) > 2 and not unknown(parts[2]):
                 call.walk.script(parts[2], call.inner("sed s///e"), call.span, "sed s///e", guess=True)
     return None

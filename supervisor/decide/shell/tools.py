@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places, risks
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import known, unknown
 from supervisor.decide.shell.options import operand, option, split
-from supervisor.decide.shell.programs import SUBCOMMANDS
+from supervisor.decide.shell.programs import SUBCOMMANDS, base
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
@@ -46,6 +47,9 @@ def make(call: Call) -> Flow | None:
             _recipes(call, text or w)
         if w in ("-", "/dev/stdin") and call.words[i - 1] in ("-f", "--file", "--makefile") and call.stdin.text:
             _recipes(call, call.stdin.text)
+    written = [option(call.words[1:], "-f", "--file", "--makefile") or "Makefile", "makefile", "GNUmakefile"]
+    for name in written:
+        _recipes(call, call.walk.written.get(name) or "")
     return None
 
 
@@ -85,6 +89,9 @@ def tar(call: Call) -> Flow | None:
     return None
 
 
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - what lies there came from anywhere
+
+
 def _unpacked(call: Call) -> None:
     """Where the files of an archive go, and whether they came over the network."""
     words = call.words
@@ -93,6 +100,21 @@ def _unpacked(call: Call) -> None:
     into = option(words[1:], "-C", "--directory")
     if into and not unknown(into) and places.vast(into, call.scope.cwd):
         call.risk("destructive", f"unpacks over {into}")
+    _came(call, into)
+
+
+def unzip(call: Call) -> Flow | None:
+    _came(call, option(call.words[1:], "-d"))
+    return None
+
+
+def _came(call: Call, into: str | None) -> None:
+    """Remembers what is unpacked of an archive that came over the network: as a rule a directory named as it is."""
+    archive = next((w for w in call.words[1:] if w.removeprefix("./") in call.walk.downloaded), "")
+    if archive or f.NET in call.stdin.traits:
+        into = into or re.sub(r"\.(?:tar\.\w+|tar|t\w+|zip)$", "", base(archive))
+        if into and not places.here(into, call.scope) and places.normal(into) not in _TEMPORARY:
+            call.walk.trees.add(places.below(into, call.scope).rstrip("/"))
 
 
 def remote_shell(call: Call) -> Flow | None:
@@ -202,6 +224,14 @@ def texts(call: Call) -> Flow | None:
     if name == "zip":
         text = option(words[1:], "-TT", "--unzip-command")
         return call.shell(text, "zip -TT") if text else None
+    if name == "crontab" and call.stdin.text:
+        for line in call.stdin.text.split("\n")[:16]:
+            text = re.sub(r"^\s*(?:@\w+|(?:\S+\s+){5})", "", line)
+            call.walk.script(text, call.inner("crontab"), call.span, "crontab", guess=True)
+    if name == "less":
+        for w in words[1:]:
+            if w.startswith(("+!", "++!")):
+                call.shell(w.partition("!")[2], "less")
     if name in ("split", "sort", "man", "less", "crontab"):
         text = option(words[1:], "--filter", "--compress-program") or (
             option(words[1:], "-P") if name == "man" else None
@@ -224,19 +254,19 @@ def editor(call: Call) -> Flow | None:
         if call.name in ("ed", "ex", "sqlite3", "ftp", "mysql", "psql", "telnet")
         else []
     )
-    for text in given[:200]:
+    for text in [one.lstrip(" \t\n:") for one in given[:200]]:
         found = re.match(
-            r"\s*:?\s*(?:!|shell\s+|\.shell\s+|\.system\s+|\\!|system\s+|r\s*!|py3?(?:thon3?)?\s+|lua\s+)(.*)",
+            r"(?:!|shell\s+|\.shell\s+|\.system\s+|\\!|system\s+|r\s*!|py3?(?:thon3?)?\s+|lua\s+)(.*)",
             text,
             re.DOTALL,
         )
         if found and found[1].strip():
             code = found[1]
-            if re.match(r"\s*:?\s*(?:py|lua)", text):
+            if re.match(r"py|lua", text):
                 call.run(["python" if "py" in text[:4] else "lua", "-c" if "py" in text[:4] else "-e", code], call.name)
             else:
                 call.walk.script(code, call.inner(call.name), call.span, call.name, guess=True)
-        if found := re.match(r"\s*:?\s*(?:r|read|e|edit|w|write|sp|vs|tabe)!?\s+([^\s!]+)", text):
+        if found := re.match(r"(?:r|read|e|edit|w|write|sp|vs|tabe)!?\s+([^\s!]+)", text):
             places.note(call, found[1], writes=text.strip(" :")[:1] == "w")
         if found := re.search(r"\bcall\s+(?:\([^)]*\)\s*)?system\s*\(\s*\"((?:[^\"\\]|\\.)*)\"", text):
             call.shell(found[1], call.name)

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.shell import calls, compound
-from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow, joined
+from supervisor.decide.shell.flow import EMPTY, HOLDS, NOTHING_AT_ALL, UNKNOWN, Flow, joined
 from supervisor.decide.shell.limits import (
     MAX_COMMANDS,
     MAX_DEPTH,
@@ -21,7 +21,7 @@ from supervisor.decide.shell.limits import (
     MAX_TEXTS,
     TooMuch,
 )
-from supervisor.decide.shell.marks import ANY, SUBST, known
+from supervisor.decide.shell.marks import ANY, SUBST, globs, known, unknown
 from supervisor.decide.shell.model import Command, Named, Parse, Risk, ShellSyntaxError
 from supervisor.decide.shell.words import Expander
 
@@ -32,11 +32,19 @@ if TYPE_CHECKING:
 
 # A text of one command without anything that the shell would read otherwise than as words with blanks between.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]+(?:[ \t]+[A-Za-z0-9_./:,@%+=-]+)*")
-_SUBSTITUTION = re.compile(r"\[[^\]]*(?:\$\(|`)")  # in an index
+_SUBSTITUTION = re.compile(r"\[[^\[\]]*(?:\$\(|`)")  # in an index
 _RESERVED = frozenset(
     ["if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac", "in", "select",
      "function", "time", "coproc", "let", "declare", "typeset", "local", "export", "readonly", "nameref"]
 )  # fmt: skip
+
+
+def _answered(word: dict[str, Any] | None) -> bool:
+    """Whether nothing of a word is in doubt but what its substitutions answer."""
+    return word is not None and all(
+        p["Type"] in ("Lit", "SglQuoted", "CmdSubst") or (p["Type"] == "DblQuoted" and _answered(p))
+        for p in word.get("Parts") or []
+    )
 
 
 class Walk:
@@ -47,6 +55,7 @@ class Walk:
         "called",
         "commands",
         "connected",
+        "decoded",
         "downloaded",
         "fetched",
         "functions",
@@ -77,6 +86,7 @@ class Walk:
         self.functions: dict[int, tuple[dict[str, Any], Scope]] = {}
         self.called: set[int] = set()
         self.downloaded: set[str] = set()  # files that came over the network
+        self.decoded: set[str] = set()  # files whose text was decoded
         self.trees: set[str] = set()  # directories whose files came over the network
         self.written: dict[str, str | None] = {}  # files that the script itself wrote, with their text
         self.fetched = False  # something came over the network into a file of which the name is not known
@@ -222,10 +232,11 @@ class Walk:
         first_unsure = by.first_unsure
         assigned: list[calls.Assigned] = []
         for one in node.get("Assigns") or []:
+            seen = len(by.flows)
             name, value = one["Name"]["Value"], self.value(by, one)
             assigned.append((name, value, one))
             if not words:  # one after the other: the next may use it
-                self.assign(scope, name, value, one)
+                self.assign(scope, name, value, one, joined(by.flows[seen:]))
         to, stdin = calls.redirected(self, by, redirects, stdin) if redirects else ([], stdin)
         span = self.span(node, scope)
         if not words:
@@ -235,7 +246,9 @@ class Walk:
             return joined(by.flows) if by.flows else EMPTY
         if assigned:
             calls.assigned(self, assigned, scope, span, alone=False)
-        if first_unsure and SUBST not in words[0]:
+        if first_unsure and not unknown(words[0]):
+            if not globs(words[0]):  # most likely it is what it says: beside the question, that is looked at too
+                calls.simple(self, list(words), scope.copy(), span, to, stdin, by.flows, assigned)
             words[0] += SUBST if by.flows else ANY
         return calls.simple(self, words, scope, span, to, stdin, by.flows, assigned)
 
@@ -251,9 +264,12 @@ class Walk:
             self.scan(assign["Index"], by.scope)
         text = by.text(assign.get("Value"))
         self.hidden(text, by.scope)
-        return ANY if by.unsure or assign.get("Index") else text
+        unsure = by.unsure and ("\n" in text or unknown(text) or not _answered(assign.get("Value")))
+        return ANY if unsure or assign.get("Index") else text
 
-    def assign(self, scope: Scope, name: str, value: Value, assign: dict[str, Any]) -> None:
+    def assign(self, scope: Scope, name: str, value: Value, assign: dict[str, Any], flow: Flow) -> None:
+        kept = scope.held.get(name, NOTHING_AT_ALL) if assign.get("Append") or assign.get("Index") else NOTHING_AT_ALL
+        scope.hold(name, flow.traits | kept)
         if assign.get("Append") or assign.get("Index"):
             old = scope.vars.get(name)
             if assign.get("Index") or old is None:
@@ -266,17 +282,21 @@ class Walk:
             value = ANY
         scope.vars[name] = value
 
-    def call_function(self, name: str, words: list[str], scope: Scope, span: tuple[int, int], stdin: Flow) -> Flow:
+    def call_function(
+        self, name: str, words: list[str], scope: Scope, span: tuple[int, int], stdin: Flow, flows: Sequence[Flow]
+    ) -> Flow:
         body, _ = scope.functions[name]
         if name in scope.calling:
             if self.inside:
                 self.risk("destructive", f"the function {name} starts itself again and again", span)
             return UNKNOWN
         self.called.add(id(body))
-        saved = scope.positionals, scope.span, scope.calling
+        saved, held = (scope.positionals, scope.span, scope.calling), scope.held
+        scope.held = {**held, "@": joined(list(flows)).traits & HOLDS}
         scope.positionals, scope.calling = words[1:], (*scope.calling, name)
         flow = self.statement(body, scope, stdin)
         scope.positionals, scope.span, scope.calling = saved
+        scope.held = {**scope.held, "@": held.get("@", NOTHING_AT_ALL)}
         return flow
 
     def uncalled(self) -> None:
