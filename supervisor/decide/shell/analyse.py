@@ -142,6 +142,7 @@ def analyse_script(text: str, parse: Parse, stdin: str | None = None) -> Analysi
             if tree.get("Otherwise"):
                 walk.statements(tree["Otherwise"], Scope(positionals=[]), given)
         walk.uncalled()
+        walk.planted()
 
     return _walked(walk, run)
 

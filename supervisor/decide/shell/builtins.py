@@ -10,7 +10,7 @@ from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places, risks, variables
 from supervisor.decide.shell.calls import contents, formatted
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
-from supervisor.decide.shell.marks import ANY, SUBST, shown, unknown
+from supervisor.decide.shell.marks import ANY, SUBST, collapsed, shown, unknown
 from supervisor.decide.shell.readers import STDIN
 from supervisor.decide.shell.scope import filled
 
@@ -23,7 +23,8 @@ def cd(call: Call) -> Flow | None:
     where = words[0] if words else "~"
     before = call.scope.cwd
     if unknown(where) or where == "-":
-        call.scope.below = "…"
+        if collapsed(where):  # where the variable is not set, this is where it stays, or goes home
+            call.scope.below = "…"
         return EMPTY
     entered = posixpath.normpath(f"{call.scope.below}/{where}" if call.scope.below else where)
     call.scope.below = "" if entered == "." else entered

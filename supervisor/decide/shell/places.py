@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 _TEXT = frozenset(
     ["echo", "printf", ":", "true", "false", "expr", "export", "set", "unset", "return", "exit", "alias", "kill",
         "sleep",
-     "basename", "dirname", "seq", "jq", "yq", "read", "let", "trap", "eval", "tr", "shift", "break", "continue",
+     "basename", "dirname", "seq", "read", "let", "trap", "eval", "tr", "shift", "break", "continue",
      "local"]
 )  # fmt: skip
-_SCRIPT_FIRST = frozenset(["sed", "gsed", "grep", "egrep", "fgrep", "rg", "ag", "ack", "awk", "gawk", "mawk", "nawk"])
+_SCRIPT_FIRST = frozenset(
+    ["sed", "gsed", "grep", "egrep", "fgrep", "rg", "ag", "ack", "awk", "gawk", "mawk", "nawk", "jq", "yq"]
+)
 WRITES_ALL = frozenset(
     ["rm", "rmdir", "unlink", "shred", "truncate", "touch", "mkdir", "mkfifo", "mknod", "tee", "chmod", "chown",
         "chgrp",
@@ -245,6 +247,11 @@ def note(call: Call, path: str, *, writes: bool) -> None:
     opened(call.walk, path, call.scope, call.span, writes=writes, reader=call.name in READERS)
 
 
+def run_later(path: str) -> bool:
+    """Whether a file is run, read or obeyed by something else later."""
+    return LATER.search(path) is not None or _HOOK.search(path) is not None
+
+
 def secret_file(path: str) -> bool:
     """Whether a file holds secrets by its name, wherever it lies."""
     return SECRET.search(path) is not None or _SECRET_READ.search(path) is not None
@@ -261,7 +268,8 @@ def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes
     if unknown(path):
         # What is behind an unknown part still tells: $HOME2/.ssh/id_rsa
         tail = re.split("[\ufdd0-\ufdd2]", path)[-1]
-        if tail and SECRET.search(tail):
+        of_process = path.startswith("/proc/") and SECRET.search(shown(path).replace("…", "0"))
+        if of_process or (tail and SECRET.search(tail)):
             walk.risk("secrets", f"a path that ends in {tail}", span)
         if tail and writes and (LATER.search(tail) or _HOOK.search(tail)):
             walk.risk("persistence", f"a path that ends in {tail} runs later", span)

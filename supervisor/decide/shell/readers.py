@@ -112,7 +112,7 @@ def interpreter(call: Call) -> Flow | None:
             codes.append(w.split("=", 1)[1])
         elif (
             w[:1] == "-"
-            and (w[1:2] in letters or w[1:2] not in "-MmIirWXd")
+            and (w[1:2] in letters or w[1:2] not in ("-mWX" if call.name in _PYTHONS else "-MmIirWXd"))
             and (found := next((i for i, c in enumerate(w) if i and c in letters), 0))
         ):
             if call.name in ("python", "pypy") and "m" in w[1:found]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places, risks
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
-from supervisor.decide.shell.marks import known, unknown
+from supervisor.decide.shell.marks import SUBST, known, unknown
 from supervisor.decide.shell.options import operand, option, split
 from supervisor.decide.shell.programs import SUBCOMMANDS, base
 
@@ -47,8 +47,10 @@ def make(call: Call) -> Flow | None:
             _recipes(call, text or w)
         if w in ("-", "/dev/stdin") and call.words[i - 1] in ("-f", "--file", "--makefile") and call.stdin.text:
             _recipes(call, call.stdin.text)
-    written = [option(call.words[1:], "-f", "--file", "--makefile") or "Makefile", "makefile", "GNUmakefile"]
-    for name in written:
+    named = option(call.words[1:], "-f", "--file", "--makefile") or "Makefile"
+    if SUBST in named:
+        _recipes(call, f.joined(list(call.flows)).text or "")
+    for name in (named, "makefile", "GNUmakefile"):
         _recipes(call, call.walk.written.get(name) or "")
     return None
 
@@ -310,6 +312,8 @@ def netcat(call: Call) -> Flow | None:
 
 def stdin_script(call: Call) -> Flow | None:
     """at, batch: the text that comes in is run later."""
+    if call.stdin is not EMPTY:
+        risks.code(call, call.stdin, call.name)
     if call.stdin.text:
         return call.shell(call.stdin.text, call.name, stdin=EMPTY)
     return UNKNOWN

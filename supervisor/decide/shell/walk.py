@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from supervisor.decide.shell import calls, compound
+from supervisor.decide.shell import calls, compound, places
 from supervisor.decide.shell.flow import EMPTY, HOLDS, NOTHING_AT_ALL, UNKNOWN, Flow, joined
 from supervisor.decide.shell.limits import (
     MAX_COMMANDS,
@@ -23,12 +23,13 @@ from supervisor.decide.shell.limits import (
 )
 from supervisor.decide.shell.marks import ANY, SUBST, globs, known, unknown
 from supervisor.decide.shell.model import Command, Named, Parse, Risk, ShellSyntaxError
+from supervisor.decide.shell.scope import Scope
 from supervisor.decide.shell.words import Expander
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from supervisor.decide.shell.scope import Scope, Value
+    from supervisor.decide.shell.scope import Value
 
 # A text of one command without anything that the shell would read otherwise than as words with blanks between.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]+(?:[ \t]+[A-Za-z0-9_./:,@%+=-]+)*")
@@ -256,7 +257,12 @@ class Walk:
         array = assign.get("Array")
         if array is not None:
             elements = [e.get("Value") for e in array.get("Elems") or []]
-            if any(e.get("Index") for e in array.get("Elems") or []):
+            indices = [
+                by.text(e["Index"]) if "Parts" in (e.get("Index") or {}) else "" for e in array.get("Elems") or []
+            ]
+            if any(e.get("Index") for e in array.get("Elems") or []) and indices != [
+                str(i) for i in range(len(elements))
+            ]:
                 self.scan(array, by.scope)
                 return ANY
             return [f for e in elements if e for f in by.word(e)]
@@ -306,3 +312,11 @@ class Walk:
                 body, scope = self.functions[key]
                 scope.positionals, scope.sure = None, False
                 self.statement(body, scope, EMPTY)
+
+    def planted(self) -> None:
+        """What the script wrote where it is run later. Files that it names there are not this command's."""
+        scripts = dict(self.scripts)
+        for path, text in list(self.written.items()) if self.parse is not None else ():
+            if text and places.run_later(path):
+                self.script(text, Scope(positionals=[]), (0, 0), path, guess=True)
+        self.scripts = scripts
