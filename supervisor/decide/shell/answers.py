@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
 
 
+_ANSWER = frozenset(["pwd", "ls", "dir", "command", "which", "type", "dirname", "basename", "realpath", "readlink"])
+
+
 def answer(call: Call) -> Flow | None:
     """The answer, or None where it is not known."""
+    if call.name not in _ANSWER:
+        return None
     words = operands(call.words)
     if call.name == "pwd":
         return Flow(call.scope.cwd or ".") if call.scope.cwd or not call.scope.below else None

@@ -107,21 +107,22 @@ def normal(path: str, cwd: str = "") -> str:
 
 def root(path: str, cwd: str = "") -> bool:
     """Whether a path is the root of the file system or a pattern over all that is in it."""
-    found = normal(path, cwd)
+    return _root(normal(path, cwd))
+
+
+def _root(found: str) -> bool:
     return found == "/" or (found.startswith("/") and _ROOT_GLOB.match(found) is not None and found.count("/") == 1)
+
+
+_VAST = re.compile(r"~[-+]?|(?:\.\./)*\.\.(?:/[*?]+)?|~[a-z_][\w-]*|/home/[^/]+|/root(?:/\*)?")
 
 
 def vast(path: str, cwd: str = "") -> bool:
     """Whether deleting all of a path is a disaster: the root, a home, a directory of the system, what is above."""
     found = normal(path, cwd)
-    return (
-        root(path, cwd)
-        or found in ("~", "..", "~-", "~+")
-        or re.fullmatch(r"(?:\.\./)*\.\.(?:/[*?]+)?", found) is not None
-        or re.fullmatch(r"~[a-z_][\w-]*", found) is not None
-        or re.fullmatch(r"/home/[^/]+|/root(?:/\*)?", found) is not None
-        or _SYSTEM.match(found) is not None
-    )
+    if found[:1] not in ("/", "~", "."):  # it lies below, as most do
+        return False
+    return _root(found) or _VAST.fullmatch(found) is not None or _SYSTEM.match(found) is not None
 
 
 _ALL_HERE = re.compile(r"(?:\./)*(?:\.?\*|\.\[[^\]/]+\]\*|\.\?\?\*)")

@@ -163,9 +163,12 @@ def xargs(call: Call) -> Flow | None:
     return call.run([*command, *(items or [ANY])], "xargs", EMPTY)
 
 
+_BEFORE = re.compile(r"-[HLP]+|-O\d|-D")  # options of find(1) that stand before its paths
+
+
 def find(call: Call) -> Flow | None:
     words, at = call.words, 1
-    while at < len(words) and re.fullmatch(r"-[HLP]+|-O\d|-D", words[at]):
+    while at < len(words) and _BEFORE.fullmatch(words[at]):
         at += 2 if words[at] == "-D" else 1
     first = at
     while at < len(words) and words[at][:1] not in ("-", "(", "!", ","):
@@ -173,7 +176,8 @@ def find(call: Call) -> Flow | None:
     starts = words[first:at] or ["."]
     cwd = call.scope.cwd
     all_of = next((s for s in starts if places.vast(s, cwd) or places.vast_if_empty(s, cwd)), None)
-    every = all_of is None and not _filters(words[at:]) and any(places.here(s, call.scope) for s in starts)
+    all_here = [s for s in starts if places.here(s, call.scope)]
+    every = all_of is None and bool(all_here) and not _filters(words[at:])
     named = next((words[i + 1] for i in range(at, len(words) - 1) if words[i] in ("-name", "-iname")), "")
     while at < len(words):
         w = words[at]
@@ -200,7 +204,7 @@ def find(call: Call) -> Flow | None:
         elif w in ("-fprint", "-fprintf", "-fls", "-fprint0") and at < len(words):
             places.note(call, words[at], writes=True)
     if not every:  # what is here, and was not chosen by anything, is no more than some of it
-        starts = [s for s in starts if not places.here(s, call.scope)]
+        starts = [s for s in starts if s not in all_here]
     return Flow("\n".join(starts) + "\n", frozenset([f.TREE]))
 
 
