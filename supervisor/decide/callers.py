@@ -45,9 +45,9 @@ def require(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[
     )
 
 
-def acting(snapshot: Snapshot, caller: Caller, permission: str, also: Iterable[str] = ()) -> tuple[str, ...]:
+def acting(snapshot: Snapshot, caller: Caller, permission: str, also: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The roles that a caller acts by: its own, and where that does not permit it, each of `also` that does."""
-    if role_permits(snapshot, caller.role, permission):
+    if not also or role_permits(snapshot, caller.role, permission):
         return (caller.role,)
     return (caller.role, *(name for name in dict.fromkeys(also) if role_permits(snapshot, name, permission)))
 

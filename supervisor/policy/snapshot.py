@@ -218,7 +218,7 @@ class Alerts:
     @property
     def asks(self) -> bool:
         """Whether anything of it may ask."""
-        return "ask" in (self.action, *(action for _, action in self.actions))
+        return self.action == "ask" or (bool(self.actions) and any(action == "ask" for _, action in self.actions))
 
 
 @dataclass(frozen=True, slots=True)

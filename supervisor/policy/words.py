@@ -86,7 +86,7 @@ def permission_matches(pattern: str, asked: str) -> bool:
 
 def role(snapshot: Snapshot, name: str) -> Role:
     """The role of a name; one that nobody declared permits nothing."""
-    declared = next((r for r in snapshot.roles if r.name == name), None)
+    declared = next((r for r in snapshot.roles if r.name == name), None) if snapshot.roles else None
     return declared or BUILT_IN.get(name) or Role(name, ())
 
 
