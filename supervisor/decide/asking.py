@@ -6,7 +6,7 @@ confines whatever runs. So a script that cannot be parsed is not refused for it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from supervisor import errors
@@ -14,6 +14,7 @@ from supervisor.decide import paths
 from supervisor.decide.command import HOME
 from supervisor.decide.context import Patterns
 from supervisor.decide.shell.match import first
+from supervisor.decide.shell.model import LIKELY
 from supervisor.decide.shell.programs import is_interpreter
 from supervisor.decide.trace import Reason
 
@@ -54,14 +55,18 @@ def look(
     Raises Denied for what is blocked. Without `supervised` nothing is asked, and risks are noted alone.
     """
     autonomy = snapshot.autonomy
+    found = Found()
     own = Patterns(autonomy.blocked_commands, "autonomy.blocked_commands", autonomy.source)
     for listed in (own, *context.blocked):
         hit = first(listed.patterns, analysis)
+        if hit is not None and supervised:  # what it only most likely is, is asked about
+            unsure, hit = hit, first(listed.patterns, _certain(analysis))
+            if hit is None:
+                found.reasons.append(_doubtful(listed, unsure))
         if hit is not None:
             if trace is not None:
                 trace.step(f"{listed.rule}[{hit.index}]", listed.source, "deny", f"{hit.command!r} is {hit.pattern!r}")
             raise _blocked(listed, hit)
-    found = Found()
     if not analysis.parsed:
         found.unparsed = analysis.error or "the script cannot be parsed"
         if trace is not None:
@@ -82,6 +87,11 @@ def look(
         for note in found.notes:
             trace.step("autonomy.approval_risks", autonomy.source, "note", note)
     return found
+
+
+def _certain(analysis: Analysis) -> Analysis:
+    """Without the commands that it only most likely runs."""
+    return replace(analysis, commands=tuple(c for c in analysis.commands if c.via != LIKELY))
 
 
 def sensitive(autonomy: Autonomy, analysis: Analysis, where: tuple[str, str]) -> bool:
@@ -109,6 +119,11 @@ def _blocked(listed: Patterns, hit: Hit) -> errors.Denied:
         start=hit.start,
         end=hit.end,
     )
+
+
+def _doubtful(listed: Patterns, hit: Hit) -> Reason:
+    rule, detail = f"{listed.rule}[{hit.index}]", f"most likely this is {hit.command!r}, which policy blocks"
+    return Reason(rule, listed.source, detail, f"pattern {hit.pattern}", hit.start, hit.end, blanket=False)
 
 
 def _asked(listed: Patterns, index: int, hit: Hit) -> Reason:

@@ -77,7 +77,12 @@ class Autonomy(f.Table):
         probe="readonly",
     )
     blocked_commands: Commands = f.key(
-        BLOCKED, "Denied, whatever the autonomy.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"
+        BLOCKED,
+        "Denied, whatever the autonomy. What only the run will know (`$(which nmap)`) is asked about where it most "
+        "likely is one of these, and denied where nothing is asked about.",
+        unit="list of command patterns",
+        enforcer=_DECIDE,
+        probe="decision",
     )
     approval_patterns: Commands = f.key(
         ASKED, "Asked about.", unit="list of command patterns", enforcer=_DECIDE, probe="decision"

@@ -194,7 +194,7 @@ def output(call: Call) -> Flow:
     if call.stdin is EMPTY and not traits and not net:
         return UNKNOWN
     # A text that stands in the script, and goes through a program before it is used: why, if not to hide it?
-    given = call.stdin.text
+    given = None if f.TREE in call.stdin.traits else call.stdin.text  # names of files are no text of the script
     hidden = f.NOTHING_AT_ALL if given is None or not given.strip() or unknown(given) else frozenset([f.DECODED])
     return Flow(None, (call.stdin.traits - {f.TREE}) | traits | net | hidden)
 

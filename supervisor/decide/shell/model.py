@@ -16,6 +16,7 @@ class ShellSyntaxError(ValueError):
 
 
 Parse = Callable[[str], dict[str, Any]]  # shell text -> the tree of `shfmt --to-json`; raises ShellSyntaxError
+LIKELY = "likely"  # as `via`: the first word is only known at run time, and is most likely this one
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from supervisor.decide.shell.limits import (
     TooMuch,
 )
 from supervisor.decide.shell.marks import ANY, SUBST, globs, known, unknown
-from supervisor.decide.shell.model import Command, Named, Parse, Risk, ShellSyntaxError
+from supervisor.decide.shell.model import LIKELY, Command, Named, Parse, Risk, ShellSyntaxError
 from supervisor.decide.shell.scope import Scope
 from supervisor.decide.shell.words import Expander
 
@@ -249,7 +249,9 @@ class Walk:
             calls.assigned(self, assigned, scope, span, alone=False)
         if first_unsure and not unknown(words[0]):
             if not globs(words[0]):  # most likely it is what it says: beside the question, that is looked at too
-                calls.simple(self, list(words), scope.copy(), span, to, stdin, by.flows, assigned)
+                likely = scope.copy()
+                likely.via = LIKELY
+                calls.simple(self, list(words), likely, span, to, stdin, by.flows, assigned)
             words[0] += SUBST if by.flows else ANY
         return calls.simple(self, words, scope, span, to, stdin, by.flows, assigned)
 

@@ -68,6 +68,20 @@ def test_what_is_blocked_is_denied_at_every_level_although_it_is_asked_about_too
     assert shown["allowed"]
 
 
+def test_what_is_most_likely_blocked_is_asked_about_and_denied_where_nothing_is(script) -> None:
+    text = "$(which nmap) localhost"
+    found = run(policy(level="supervised", blocked_commands=("ls", "nmap")), script(text), argv=None, script=text)
+    (reason,) = found.reasons
+    assert found.verdict == "ask"
+    assert (reason.rule, reason.source) == ("autonomy.blocked_commands[1]", SOURCE)
+    assert not reason.blanket, "nobody knows what it will be the next time"
+    for text in ("$(which nmap) localhost; nmap localhost", "$(which nmap) localhost"):
+        certain = text.count("nmap") > 1
+        page = policy(level="supervised" if certain else "full", blocked_commands=("nmap",))
+        with pytest.raises(errors.Denied):
+            run(page, script(text), argv=None, script=text)
+
+
 def test_a_blocked_command_is_marked_where_it_stands(script) -> None:
     text = "cd /tmp && nmap -sS host; true"
     with pytest.raises(errors.Denied) as refusal:
