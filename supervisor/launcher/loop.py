@@ -30,6 +30,7 @@ class Loop:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._new: set[int] = set()  # descriptors that are watched since the last look at what is ready
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._later: deque[Callable[[], None]] = deque()
@@ -38,6 +39,7 @@ class Loop:
     def watch(self, fd: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
         """Call `handler(events)` whenever `fd` has one of `events`."""
         self._handlers[fd] = handler
+        self._new.add(fd)
         self.epoll.register(fd, events)
 
     def forget(self, fd: int) -> None:
@@ -56,9 +58,12 @@ class Loop:
 
     def run(self) -> None:
         while self.running:
-            for fd, events in self.epoll.poll(self._patience()):
+            ready = self.epoll.poll(self._patience())
+            self._new.clear()
+            for fd, events in ready:
                 handler = self._handlers.get(fd)
-                if handler is not None:
+                # One that was closed since may have given its number to a new one, which is told of with the next look.
+                if handler is not None and fd not in self._new:
                     handler(events)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:

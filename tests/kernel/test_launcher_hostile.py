@@ -600,6 +600,7 @@ def test_a_new_range_of_uids_gives_no_session_the_uid_of_one_that_lives(fresh: L
     policy, (base, many) = Path(fresh.layout.policy), fresh.uids
     policy.write_text(policy.read_text().replace(f"[{base}, {many}]", f"[{base}, {many - 1}]"))
     second = fresh.answer(fresh.opening(workspace, fresh.reload()))
+    assert isinstance(second, w.SessionOpened), second
     assert base <= first.receipt["uid"] != second.receipt["uid"] >= base
 
 
