@@ -78,6 +78,15 @@ def clone_tree(fd: int, *, recursive: bool = False) -> int:
     return call("open_tree", fd, b"\0", flags)
 
 
+def clone_path(path: str) -> int:
+    """The same of what stands at a path."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return clone_tree(fd)
+    finally:
+        os.close(fd)
+
+
 def set_attributes(fd: int, set_: int, *, clear: int = 0, userns_fd: int = 0, recursive: bool = False) -> None:
     """Change the attributes of a mount, and make it private. With MOUNT_ATTR_IDMAP, `userns_fd` maps ids.
 

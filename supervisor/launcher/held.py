@@ -201,11 +201,7 @@ def _write(path: str, content: Content) -> None:
 
 
 def _mount(directory: str, *, executable: bool) -> int:
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        tree = m.clone_tree(fd)
-    finally:
-        os.close(fd)
+    tree = m.clone_path(directory)
     try:
         # The place of the copies may be noexec for the host's own reasons; what counts is how the workspace is mounted.
         set_ = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV | noexec(executable)

@@ -80,11 +80,7 @@ def pin(workspace: str) -> None:
     top = plans.own_parent(workspace)
     if top is None:
         return
-    fd = os.open(top, os.O_PATH | os.O_CLOEXEC)
-    try:
-        tree = mounts.clone_tree(fd)
-    finally:
-        os.close(fd)
+    tree = mounts.clone_path(top)
     try:
         mounts.set_attributes(tree, LOCKED_DOWN | mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC)
         mounts.attach(tree, top)

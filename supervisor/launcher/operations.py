@@ -135,11 +135,7 @@ class Scratch(Operation):
             os.mkdir(part)
             os.chown(part, self.uid, self.gid)
             os.chmod(part, mode)
-            fd = os.open(part, os.O_PATH | os.O_CLOEXEC)
-            try:
-                tree = m.clone_tree(fd)
-            finally:
-                os.close(fd)
+            tree = m.clone_path(part)
             try:
                 make_mountpoint(where, directory=True)
                 m.set_attributes(tree, LOCKED_DOWN | noexec(executable))
@@ -197,11 +193,7 @@ class Mask(Operation):
     def execute(self) -> None:
         if not os.path.lexists(self.path):
             return
-        fd = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
-        try:
-            tree = m.clone_tree(fd)
-        finally:
-            os.close(fd)
+        tree = m.clone_path("/dev/null")
         try:
             m.set_attributes(tree, m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NOEXEC)
             m.attach(tree, self.path)

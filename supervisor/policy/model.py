@@ -66,7 +66,7 @@ class Caller(Table):
         [],
         "Directories that this caller may hand in as workspaces, compared with the real path. `*` stays within one "
         "component, `**` does not. The directory must belong to the caller unless any_owner is true; one that "
-        "belongs to root is never accepted.",
+        "belongs to root is never accepted, nor one with .ssh, .gnupg, AWS credentials or .config/gcloud at its top.",
         unit="list of path patterns",
         enforcer="admission, and again the launcher on the opened directory",
         probe="admission",
