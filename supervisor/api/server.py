@@ -36,6 +36,7 @@ MAX_BODY = 1 << 20  # bytes
 MAX_HEAD = 16 << 10  # bytes of all header fields together
 MAX_FIELDS = 64
 BODY_SECONDS = 30.0
+LINGER_SECONDS = 2.0  # for the rest of a body that nobody wants, after the answer
 STOP_SECONDS = 5.0  # for requests in flight when the server stops
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", re.ASCII)
@@ -59,7 +60,7 @@ class Server(web.Server):
             access_log=None,
             logger=log,
             max_headers=MAX_FIELDS,
-            lingering_time=0,  # a body that is not wanted is not read either
+            lingering_time=LINGER_SECONDS,
             auto_decompress=False,
             **self._ours,
         )
@@ -102,7 +103,7 @@ class Api:
             response.headers["X-Request-Id"] = request_id
             response.headers.update(given.headers)
         if not http.content.is_eof():
-            response.force_close()  # what is left of the body would be taken for the next request
+            await _end_early(http, response)
         return response
 
     async def _listen(self, http: web.BaseRequest, request_id: str) -> Answer | web.StreamResponse:
@@ -191,6 +192,19 @@ async def _arriving(http: web.BaseRequest, too_large: TooLarge) -> bytes:
     except TimeoutError as e:
         raise RequestTimeout(f"the body did not arrive within {BODY_SECONDS:.0f} s") from e
     return bytes(data)
+
+
+async def _end_early(http: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Answer while the body is still on its way, and end the connection: the rest would be taken for a request.
+
+    Only our direction is closed here. aiohttp throws away what comes for LINGER_SECONDS: a client in the middle of
+    write(2) would have EPIPE or ECONNRESET for the answer otherwise (RFC 9112 section 9.6, unix(7)).
+    """
+    response.force_close()
+    await response.prepare(http)
+    await response.write_eof()
+    if http.transport is not None:
+        http.transport.write_eof()
 
 
 async def _continue(http: web.BaseRequest) -> None:

@@ -58,6 +58,33 @@ async def test_a_chunked_body_over_the_bound_is_cut_off(api: Api) -> None:
         await writer.wait_closed()
 
 
+async def test_who_sends_its_body_after_the_refusal_reads_the_refusal(api: Api) -> None:
+    """And then the end of the connection, although it went on to send (RFC 9112 section 9.6)."""
+    reader, writer = await asyncio.open_unix_connection(api.path)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n")
+    status, problem = problem_of(await reader.read())  # our direction is still open: nothing has been sent on it
+    assert (status, problem["code"]) == (404, "not_found")
+    for _ in range(4):
+        writer.write(b"x" * 100_000)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_body_that_nobody_wants_is_not_taken_for_ever(monkeypatch: pytest.MonkeyPatch, api: Api) -> None:
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.02)
+    reader, writer = await asyncio.open_unix_connection(api.path)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert problem_of(await reader.read())[0] == 404
+    with pytest.raises(ConnectionError):
+        while True:
+            writer.write(b"1\r\nx\r\n")
+            await writer.drain()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
 async def test_a_client_that_asks_first_is_told_to_go_on(api: Api) -> None:
     reader, writer = await asyncio.open_unix_connection(api.path)
     body = b'{"workspace": "/w", "script": "true"}'
