@@ -50,7 +50,7 @@ class Book(Grants):
     async def load(self) -> None:
         """What the last process left. Sessions ended with it, and with them what was granted for them."""
         await self._store.migrate("approvals", rows.STEPS)
-        questions, grants = await self._store.read(rows.everything)
+        questions, grants = await self._store.restore(rows.everything)
         for question in questions:
             self._index.add(question)
             if question.state == "pending":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from supervisor.approvals.model import Answer, Grant, Question
+from supervisor.approvals.model import STATES, Answer, Grant, Question
 
 if TYPE_CHECKING:
     import sqlite3
@@ -101,7 +101,10 @@ def forget(conn: sqlite3.Connection, questions: Iterable[str], grants: Iterable[
 
 
 def everything(conn: sqlite3.Connection) -> tuple[list[Question], list[Grant]]:
-    """All that is kept: questions in the order in which they ended (pending ones last), grants likewise."""
+    """All that is kept: questions in the order in which they ended (pending ones last), grants likewise.
+
+    Raises ValueError for a row that add_question() or add_grant() did not write.
+    """
     answers: dict[str, list[Answer]] = {}
     for question, uid, approve, *rest in conn.execute(
         f"SELECT question, {', '.join(_ANSWER)} FROM answers ORDER BY time"  # noqa: S608
@@ -112,13 +115,23 @@ def everything(conn: sqlite3.Connection) -> tuple[list[Question], list[Grant]]:
         f"SELECT {', '.join(_QUESTION)} FROM questions ORDER BY ended IS NULL, ended, created"  # noqa: S608
     ):
         raw = dict(zip(_QUESTION, row, strict=True))
-        raw["asker"], raw["labels"] = json.loads(raw["asker"]), json.loads(raw["labels"])
+        raw["asker"], raw["labels"] = _json(raw, "asker", dict), _json(raw, "labels", dict)
+        if raw["state"] not in STATES:
+            raise ValueError(f"{raw['id']}: state {raw['state']!r}")
         questions.append(Question(**raw, answers=tuple(answers.get(raw["id"], ()))))
     grants = []
     for row in conn.execute(
         f"SELECT {', '.join(_GRANT)} FROM grants ORDER BY ended_at IS NULL, ended_at, created"  # noqa: S608
     ):
         raw = dict(zip(_GRANT, row, strict=True))
-        raw["subjects"], raw["by"] = tuple(json.loads(raw["subjects"])), tuple(json.loads(raw.pop("granted_by")))
+        raw["subjects"], raw["by"] = tuple(_json(raw, "subjects", list)), tuple(_json(raw, "granted_by", list))
+        del raw["granted_by"]
         grants.append(Grant(**raw))
     return questions, grants
+
+
+def _json(row: dict[str, Any], column: str, kind: type) -> Any:
+    value = json.loads(row[column])
+    if not isinstance(value, kind):
+        raise ValueError(f"{row['id']}: {column} is no {kind.__name__}")  # noqa: TRY004 - one error for a bad row
+    return value

@@ -68,7 +68,7 @@ class Meters:
         """Read what the last process left. How many runs it left open; they are charged by this. Raises Unavailable."""
         await self._store.migrate(tally.PART, tally.SCHEMA)
         now = self._now()
-        self.book, rules, open_runs = await self._store.write(partial(tally.load, now=now, bound=self.book.bound))
+        self.book, rules, open_runs = await self._store.restore(partial(tally.load, now=now, bound=self.book.bound))
         self.rules.restore(rules)
         for span, at in self._windows().items():
             self._seen[span] = at

@@ -75,6 +75,13 @@ class Store:
         """What `job` returns; it sees everything posted before. What it changes is lost. Raises as write()."""
         return await self._put(job, reads=True)
 
+    async def restore(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """As write(), of a job that reads what the last process left; Unavailable too for rows that it cannot read."""
+        try:
+            return await self.write(job)
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise Unavailable(f"{self.path} is damaged: a row is none of ours: {e}"[:500], hint=_DAMAGED) from e
+
     def post(self, job: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """Have `job` done; the future is done when its changes are durable. Jobs are done in the order of posting.
 

@@ -11,7 +11,7 @@ from supervisor.approvals import gate, operations
 from supervisor.approvals.access import Access
 from supervisor.approvals.gate import obtain
 from supervisor.approvals.report import Report
-from supervisor.errors import ApprovalDenied, ApprovalRequired, Conflict, Denied, InvalidRequest
+from supervisor.errors import ApprovalDenied, ApprovalRequired, Conflict, Denied, InvalidRequest, Unavailable
 from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, TARGET, World
 
 HOUR = 3_600_000
@@ -273,3 +273,24 @@ def test_an_order_is_bound_to_who_gives_it_and_to_the_policy() -> None:
         operations.target(1, "a", "config:write", {"x": 1}, "ef" * 32),
     ]
     assert one not in others
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE questions SET asker = '{'",
+        "UPDATE questions SET labels = '[]'",
+        "UPDATE questions SET state = 'maybe'",
+        "UPDATE grants SET subjects = '{}'",
+        "UPDATE grants SET granted_by = '7'",
+    ],
+)
+async def test_a_row_that_is_none_of_ours_is_an_error_that_says_what_to_do(world: World, damage: str) -> None:
+    await world.grant("until", duration_ms=60_000)
+    await world.store.write(lambda conn: conn.execute(damage))
+    with pytest.raises(Unavailable, match="is damaged: a row is none of ours") as refused:
+        await world.restart()
+    assert "restore the file from a backup" in str(refused.value.hint)
+    await world.store.write(lambda conn: conn.execute("DELETE FROM questions"))
+    await world.store.write(lambda conn: conn.execute("DELETE FROM grants"))
+    await world.book.load()

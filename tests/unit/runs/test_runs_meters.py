@@ -96,6 +96,17 @@ async def test_a_run_that_was_open_is_charged_once_and_at_most_its_deadline(tmp_
             assert desk.meters.book.running(WHO) == 0
 
 
+async def test_a_row_that_is_none_of_ours_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as desk:
+        await desk.begin(BUDGETS, timeout_ms=2000, cpu=50)
+        await desk.store.write(lambda conn: conn.execute("UPDATE live_runs SET charged = '7'"))
+    with pytest.raises(Unavailable, match="is damaged: a row is none of ours") as refused:
+        async with opened(tmp_path, clock):
+            pass
+    assert "restore the file from a backup" in str(refused.value.hint)
+
+
 async def test_a_run_that_the_launcher_lost_is_charged_the_same(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock) as desk:
