@@ -16,7 +16,7 @@ from supervisor.decide.callers import answerable, find_caller, permits, require
 from supervisor.decide.command import check_command, check_labels, directory
 from supervisor.decide.context import context, merged
 from supervisor.decide.trace import Reason
-from supervisor.policy.narrow import AUTONOMY, NETWORKS, narrow_limits
+from supervisor.policy.narrow import AUTONOMY, NETWORKS, differs, narrow_limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -192,7 +192,7 @@ def _in_session(
             hint="leave profile out, or open a session with the other profile",
         )
     profile = places.choose_profile(snapshot, refused, who, session.profile)
-    if session.granted is not None and session.granted is not profile and places.differs(session.granted, profile):
+    if session.granted is not None and session.granted is not profile and differs(session.granted, profile):
         raise errors.Conflict(
             f"profile {profile.name} was changed by a reload since the session was opened",
             field="session",

@@ -6,7 +6,6 @@ What is granted is said here; the launcher opens what was granted and looks at w
 from __future__ import annotations
 
 import os.path
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor import errors
@@ -77,10 +76,6 @@ def _withheld(snapshot: Snapshot, context: Context, name: str | None) -> tuple[s
         if entry.profiles is not None and (name is None or name not in entry.profiles):
             return f"contexts[{n}].profiles", entry.source
     return "callers.profiles", caller.source
-
-
-def differs(old: Profile, new: Profile) -> bool:
-    return replace(old, source="") != replace(new, source="")
 
 
 def check_shell(profile: Profile) -> None:

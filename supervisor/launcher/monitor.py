@@ -22,7 +22,7 @@ from supervisor.launcher.outbox import Full, Outbox
 from supervisor.launcher.reload import Reloading
 from supervisor.launcher.runs import Surprise
 from supervisor.launcher.warden import Warden
-from supervisor.policy.narrow import narrow_limits, narrowed, narrowest
+from supervisor.policy.narrow import narrow_limits, narrowed, narrowest, only_reads
 from supervisor.policy.words import may_ever
 from supervisor.wire import framing
 from supervisor.wire import messages as w
@@ -156,7 +156,7 @@ class Monitor:
             self._refuse(ident, result)
             return
         self.snapshot, self.digest, self.refused = result.snapshot, result.digest, result.refused
-        self.warden.serve(result.snapshot, result.filters)
+        self.warden.serve(result.snapshot, result.filters, result.refused)
         if self.state == "new":
             self.state = "serving"
         self.to_main.send(w.PolicyLoaded(ident, result.digest), (result.fd,))
@@ -168,13 +168,14 @@ class Monitor:
                 raise Stopped("the emergency stop is on", hint="an administrator resumes with `stockade resume`")
             caller = self._caller(message)
             assert self.snapshot is not None  # noqa: S101 - the state is not "new"
-            profile = self.snapshot.profile(message.profile)
-            if profile is None or message.profile not in caller.profiles or message.profile in self.refused:
+            granted = self.snapshot.profile(message.profile)
+            if granted is None or message.profile not in caller.profiles or message.profile in self.refused:
                 raise Denied(f"profile {message.profile} is not served to this caller", field="profile")
-            tmp = narrow_limits(profile.limits, message.limits, source=profile.source).tmp
+            tmp = narrow_limits(granted.limits, message.limits, source=granted.source).tmp
             # Whatever main says: where policy lets nothing be written, the kernel is told so.
-            level = narrowest(self.snapshot.autonomy.level, caller.autonomy, profile.autonomy)
-            readonly = message.readonly or level == "readonly" or not self.snapshot.tools.file_write_enabled
+            level = narrowest(caller.autonomy, granted.autonomy)
+            readonly = message.readonly or level == "readonly" or only_reads(self.snapshot)
+            profile = granted
             if readonly or message.network:
                 profile = narrowed(profile, readonly=readonly, network=message.network)
             if tmp != profile.limits.tmp:  # the only limit of a session as a whole; the others main sends with each run
@@ -182,7 +183,7 @@ class Monitor:
             own = (self.layout.etc, self.layout.run, self.layout.state, self.layout.log)
             workspace = workspaces.open_workspace(message.workspace, caller, message.uid, own)
             try:
-                self.warden.open_session(message, profile, workspace)
+                self.warden.open_session(message, granted, profile, workspace)
             except OSError as e:
                 raise Conflict(f"the session could not be made: {e}") from e
             finally:

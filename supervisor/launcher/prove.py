@@ -65,7 +65,7 @@ class Proving:
         self._question = question
         message = w.OpenSession(1, self._session, "0" * 64, self.profile.name, 0, OWNER, [], "", workspace.path, {})
         try:
-            self.warden.open_session(message, self.profile, workspace)
+            self.warden.open_session(message, self.profile, self.profile, workspace)
         except (StockadeError, OSError) as e:
             self.failed = f"no session: {e}"
             return

@@ -114,6 +114,8 @@ class Runs:
         session = self._warden.session(message.session)
         if pending.refusal is None and (session is None or session.ended):
             pending.refuse("lost", "the session is gone")
+        elif pending.refusal is None and session is not None and session.outdated:
+            pending.refuse("denied", "the policy was reloaded and would not open this session as it is: open a new one")
         if pending.refusal is None and session is not None:
             try:
                 self._launch(session, message, pending.fds)

@@ -126,6 +126,8 @@ class Session:
     missing: list[str] = field(default_factory=list)
     idle: list[Process] = field(default_factory=list)  # children that wait for a run
     runs: set[str] = field(default_factory=set)
+    granted: Profile | None = None  # what policy said when it was opened; `profile` may be narrower
+    outdated: bool = False  # policy says something else by now
     ended: bool = False  # killed; its processes are going
     gone: bool = False  # removed
     failure: str = ""

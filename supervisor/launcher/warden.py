@@ -14,10 +14,11 @@ from supervisor.launcher.plan import Identity
 from supervisor.launcher.pool import PROVER_UIDS, Blanks, Identities
 from supervisor.launcher.runs import Runs, Surprise
 from supervisor.launcher.session import Process, Session, World
+from supervisor.policy.narrow import outdated
 from supervisor.wire import messages as w
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from supervisor.launcher.held import Copies, Held
     from supervisor.launcher.loop import Loop
@@ -57,8 +58,12 @@ class Warden:
         self._stopping: list[Callable[[], None]] = []
         self.service: Service | None = None  # the bounds of the policy; the prover has none
 
-    def serve(self, snapshot: Snapshot, filters: tuple[bytes, ...]) -> None:
-        """From now on make sessions of this snapshot; those that live keep theirs."""
+    def serve(self, snapshot: Snapshot, filters: tuple[bytes, ...], refused: Mapping[str, str]) -> None:
+        """From now on make sessions of this snapshot. Those that live keep theirs, and no run starts any more in one
+        that is not what it would be now.
+        """
+        for session in self._sessions.values():
+            session.outdated = session.profile.name in refused or outdated(session.granted, session.profile, snapshot)
         for blank in self._blanks.clear():
             self._discard(blank)
         uids = (snapshot.service.uid_base, snapshot.service.uid_count - PROVER_UIDS)
@@ -103,8 +108,11 @@ class Warden:
             self._loop.watch(session.leader.ctl.fileno(), lambda _: self._leader_says(session))
             self._loop.watch(session.leader.pidfd, lambda _: self._leader_ended(session))
 
-    def open_session(self, message: w.OpenSession, profile: Profile, workspace: Workspace) -> None:
-        """Make the session; SessionOpened follows once its leader built the ruleset. Raises StockadeError, OSError."""
+    def open_session(self, message: w.OpenSession, granted: Profile, profile: Profile, workspace: Workspace) -> None:
+        """Make the session; SessionOpened follows once its leader built the ruleset. Raises StockadeError, OSError.
+
+        `granted` is what policy says, `profile` what of it the session gets.
+        """
         # Main counts the same, and more than these; only one that was taken over comes here.
         if self.service is not None and sum(not s.ended for s in self._sessions.values()) >= self.service.sessions:
             raise LimitReached(f"{self.service.sessions} sessions live", hint="close some", rule="service.sessions")
@@ -118,6 +126,7 @@ class Warden:
         except (OSError, LayerMissing):
             self._discard(session)
             raise
+        session.granted = granted
         self._sessions[message.session] = session
         self._opening[message.session] = message.id
         if "tmp" not in message.limits:  # no blanks are kept for sizes that clients think of

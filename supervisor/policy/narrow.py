@@ -17,6 +17,8 @@ from supervisor.policy.snapshot import Ceiling, Limits, Profile
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from supervisor.policy.snapshot import Snapshot
+
 WORKSPACE = "$WORKSPACE"
 NETWORKS = ("none", "loopback")  # narrowest first
 OWNERS = ("mapped", "shared")  # narrowest first
@@ -150,6 +152,11 @@ def narrowest(*levels: str) -> str:
     return min(levels, key=AUTONOMY.index)
 
 
+def differs(old: Profile, new: Profile) -> bool:
+    """Whether a profile says something else than before, and not only in another line."""
+    return replace(old, source="") != replace(new, source="")
+
+
 def narrowed(profile: Profile, *, readonly: bool = False, network: str = "") -> Profile:
     """A profile as a session may have it: never more than policy grants.
 
@@ -173,6 +180,19 @@ def narrowed(profile: Profile, *, readonly: bool = False, network: str = "") -> 
         if profile.allowed_commands:  # sessions that are not narrowed still write there: no programs come from there
             covered = (*covered, *(p for p in profile.write if p not in write and not p.startswith(WORKSPACE)))
     return replace(profile, read=read, write=write, network=network, covered=covered)
+
+
+def only_reads(snapshot: Snapshot) -> bool:
+    """Whether policy as a whole lets no session write, whoever asks and under whatever profile."""
+    return snapshot.autonomy.level == "readonly" or not snapshot.tools.file_write_enabled
+
+
+def outdated(granted: Profile | None, held: Profile, snapshot: Snapshot) -> bool:
+    """Whether a session that has `held` of what was `granted` would not be opened like that under `snapshot`."""
+    now = snapshot.profile(held.name)
+    if granted is None or now is None or differs(granted, now):
+        return True
+    return only_reads(snapshot) and narrowed(held, readonly=True) != held
 
 
 def _listed(items: Iterable[str]) -> str:

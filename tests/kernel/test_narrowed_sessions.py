@@ -217,3 +217,31 @@ def test_a_role_without_the_permission_to_execute_opens_nothing(launcher: Launch
     assert (type(answer), answer.code) == (w.Refused, "denied")
     with opened(launcher, kept, digest, caller=5, uid=asker, gids=[]) as granted:
         assert granted.session, "who may be given the permission for a time is main's to judge"
+
+
+def test_no_run_starts_in_a_session_that_policy_would_not_open_any_more(
+    ground: Path, agent: Agent, workspace: Path
+) -> None:
+    """Main refuses it first; one that was taken over would go on in what policy took back."""
+    with started(ground, agent) as launcher:
+        digest = launcher.reload()
+        policy = Path(launcher.layout.policy)
+        text = policy.read_text()
+        with (
+            opened(launcher, workspace, digest, caller=2, profile="local") as wide,
+            opened(launcher, workspace, digest, caller=2, profile="looking") as reading,
+            opened(launcher, workspace, digest, caller=2) as writing,
+        ):
+            refused = "denied", "the policy was reloaded and would not open this session as it is: open a new one"
+            for changed, outcomes in (
+                ("# one line more, so every source is another\n" + text, ("exited", "exited", "exited")),
+                (text.replace('network = "loopback"', 'network = "none"'), ("denied", "exited", "exited")),
+                (text + "\n[tools]\nfile_write_enabled = false\n", ("denied", "exited", "denied")),
+                (text, ("exited", "exited", "exited")),
+            ):
+                policy.write_text(changed)
+                launcher.reload()
+                for session, cause in zip((wide, reading, writing), outcomes, strict=True):
+                    ended = run(launcher, session.session, workspace, "/bin/true").ended
+                    assert (ended.cause, ended.detail) == ((cause, "") if cause == "exited" else refused), changed
+        assert launcher.security() == []
