@@ -22,7 +22,9 @@ KNOWN_HOSTS = (
     "example.org",
     "example.invalid",
     "127.0.0.1",
-    "169.254.169.254",  # the metadata address of clouds, which attacks name
+    "169.254.169.254",  # the metadata address of clouds, which attacks name, in all its forms
+    "2852039166",
+    "metadata.google.internal",
 )
 HOST = re.compile(r"https?://([A-Za-z0-9.\-_]+)")
 # Directories of whoever wrote a file. "/home/agent" is what a sandboxed child sees, the other names are examples, and

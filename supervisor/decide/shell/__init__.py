@@ -21,12 +21,15 @@ prevent, in the kernel. So everything here errs towards saying what it saw, and 
     builtins.py   commands of the shell that change what holds for the next
     readers.py    shells and interpreters: whatever reads a text as a program
     inline.py     what code handed to perl, awk, node and so on starts: by patterns
-    pycode.py     what Python code does, read by ast
-    pyvalues.py   what its expressions come to
+    pycode.py     what Python code does, read by ast: statements and calls
+    pyeval.py     what its expressions come to
+    pyvalues.py   the values themselves
     pyeffects.py  which of its calls matter
     starters.py   env, xargs, find, ssh and so on: programs that start others
     git.py        the same of git
     tools.py      the same of make, tar, docker and so on
+    remote.py     the same of ansible, pdsh, cloud shells: commands that run elsewhere
+    projects.py   the same of npm, go, pytest, rails: what they run of files that the text wrote
     options.py    how arguments are told apart
     programs.py   tables of well-known programs and of their options
 

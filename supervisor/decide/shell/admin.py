@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from supervisor.decide.shell.match import spoken
+from supervisor.decide.shell.match import spoken, uncommented
 from supervisor.decide.shell.options import operands
 from supervisor.decide.shell.programs import SQL_CLIENTS
 
@@ -34,9 +34,11 @@ _NETWORK = {
 }  # fmt: skip
 _PLAIN_HTTP = re.compile(r"^(?:--[\w-]+=)?http://(?!localhost\b|127\.|\[::1\])")
 
+_ARCHIVE = re.compile(r"https?://\S+\.(?:whl|tgz|tar\.\w+|zip|gem|deb|rpm)(?:[#?]|$)")
+
 
 def _database(call: Call) -> None:
-    for text in map(spoken, (*call.words[1:], call.stdin.text or "")):
+    for text in map(spoken, map(uncommented, (*call.words[1:], call.stdin.text or ""))):
         if _EMPTIES.search(text) or (call.name not in ("sqlite3", "sqlite") and _EMPTIES_TABLE.search(text)):
             call.risk("destructive", f"{call.name} is told to empty or drop what it keeps")
             return
@@ -137,7 +139,7 @@ def installs(call: Call) -> None:
     elif not {"install", "add", "i", "reinstall"} & set(words[1:4]):
         return
     for w in words[1:]:
-        if _PLAIN_HTTP.match(w) or (call.name == "rpm" and "://" in w):
+        if _PLAIN_HTTP.match(w) or _ARCHIVE.match(w) or (call.name == "rpm" and "://" in w):
             call.risk("remote_code", f"{call.name} installs {w}")
         elif w.removeprefix("./") in call.walk.downloaded:
             call.risk("remote_code", f"{call.name} installs {w}, which came over the network")

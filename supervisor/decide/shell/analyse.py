@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from supervisor.decide.shell import builtins as b
-from supervisor.decide.shell import calls, git, readers, tools
+from supervisor.decide.shell import calls, git, projects, readers, remote, tools
 from supervisor.decide.shell import starters as s
 from supervisor.decide.shell.flow import EMPTY, Flow
 from supervisor.decide.shell.limits import TooMuch
@@ -38,7 +38,7 @@ _TOO_MUCH = "it runs more than can be followed"
 _LINE = 4096  # characters
 _CODE = 96  # the same, of one word
 _LINES = 24  # of a text that does not parse, how many are looked at alone
-_INTERESTING = SHELLS | INTERPRETERS | WRAPPERS
+_INTERESTING = SHELLS | INTERPRETERS | WRAPPERS | frozenset(remote.STARTS) | frozenset(projects.STARTS)
 
 calls.STARTS.update(
     {
@@ -61,8 +61,11 @@ calls.STARTS.update(
         **dict.fromkeys(("at", "batch"), tools.stdin_script),
         **dict.fromkeys(
             ("hyperfine", "nix-shell", "nix", "capsh", "tmux", "screen", "zip", "split", "sort", "man", "less",
-             "crontab", "npx"), tools.texts,
+             "crontab"), tools.texts,
         ),
+        **dict.fromkeys(("npx", "bunx", "uvx", "shx"), s.fetched_runner),
+        **dict.fromkeys(("rimraf", "del-cli", "Remove-Item", "remove-item"), s.removes),
+        **dict.fromkeys(("concurrently", "just", "dc"), s.several),
         **dict.fromkeys(("declare", "typeset", "local", "export", "readonly"), b.declares),
         **dict.fromkeys(("read", "mapfile", "readarray", "getopts"), b.reads),
         **dict.fromkeys(("cd", "pushd", "chdir"), b.cd),
@@ -74,6 +77,7 @@ calls.STARTS.update(
         "eval": b.evaluate, "trap": b.trap, "alias": b.alias, "unalias": b.unalias, "unset": b.unset,
         "set": b.setting, "shift": b.shift, "printf": b.prints, "hash": b.hashed,
         "enable": b.enable, "mapfile": b.bound, "readarray": b.bound,
+        **remote.STARTS, **projects.STARTS,
     }
 )  # fmt: skip
 

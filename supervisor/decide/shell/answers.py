@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
 
 
-_ANSWER = frozenset(["pwd", "ls", "dir", "command", "which", "type", "dirname", "basename", "realpath", "readlink"])
+_ANSWER = frozenset(
+    ["pwd", "ls", "dir", "command", "which", "type", "dirname", "basename", "realpath", "readlink", "id", "whoami"]
+)
 
 
 def answer(call: Call) -> Flow | None:
@@ -30,15 +32,17 @@ def answer(call: Call) -> Flow | None:
     words = operands(call.words)
     if call.name == "pwd":
         return Flow(call.scope.cwd or ".") if call.scope.cwd or not call.scope.below else None
+    if call.name == "whoami" or (call.name == "id" and len(words) == 0 and len(call.words) > 1):
+        return Flow("agent\n", frozenset([f.ENVIRON]))  # for a number too: what matters is whose it is
     if call.name in ("ls", "dir"):
         # With -d what is listed is what is named; else what is in it, which stands for all of it.
         return Flow("".join(w + "\n" for w in words or ["."]), frozenset([f.TREE]))
     if not words or any(unknown(w) for w in words):
         return None
     if call.name == "command" and any(re.fullmatch(r"-[vVp]*[vV][vVp]*", w) for w in call.words):
-        return Flow("".join(w + "\n" for w in words))
+        return Flow("".join(_where(w) for w in words))
     if call.name in ("which", "type"):
-        return Flow("".join(w + "\n" for w in words))
+        return Flow("".join(_where(w) for w in words))
     if call.name == "dirname" and "/" in words[0]:
         return Flow(posixpath.dirname(words[0].rstrip("/") or "/") or "/")
     if call.name == "basename":
@@ -46,3 +50,7 @@ def answer(call: Call) -> Flow | None:
     if call.name in ("realpath", "readlink") and words[0][:1] == "/":
         return Flow(places.normal(words[0]))
     return None
+
+
+def _where(name: str) -> str:
+    return f"{name}\n" if "/" in name else f"/usr/bin/{name}\n"

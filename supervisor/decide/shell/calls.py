@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.shell import answers, places, risks, variables
 from supervisor.decide.shell import flow as f
-from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
+from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow, joined
 from supervisor.decide.shell.limits import MAX_STEPS, TooMuch
 from supervisor.decide.shell.marks import ANY, SUBST, UNSET, unknown
 from supervisor.decide.shell.options import operands, option
-from supervisor.decide.shell.programs import DOWNLOADERS, ENVIRONMENT_PRINTERS, base, family
+from supervisor.decide.shell.programs import DOWNLOADERS, ENVIRONMENT_PRINTERS, SQL_CLIENTS, base, family
 from supervisor.decide.shell.words import ansi
 
 if TYPE_CHECKING:
@@ -114,7 +114,13 @@ def simple(
         if first in scope.functions and scope.functions[first][1]:
             opened(walk, redirects, scope, span)
             return captured(walk, said, redirects)
+    if walk.written and base(first) in SQL_CLIENTS:
+        stdin = _statements_of(walk, words, stdin)
+    if first[0] == "=" and len(first) > 1:  # zsh: the path of that program
+        return simple(walk, [first[1:], *words[1:]], scope, span, redirects, stdin, flows, assigns)
     walk.command(words, scope, span, redirects, stdin)
+    if walk.renamed and (old := walk.renamed.get(first.removeprefix("./"))) is not None:
+        simple(walk, [old, *words[1:]], scope.copy(), span, redirects, stdin, flows, assigns)
     if first in scope.aliases:
         text = scope.aliases[first]
         inner = scope.copy()
@@ -134,6 +140,17 @@ def simple(
     followed = started(call) if started is not None else _own_program(call) if "/" in first else None
     flow = output(call) if followed is None else followed
     return captured(walk, flow, redirects) if redirects else flow
+
+
+_READS_SQL = re.compile(r"\s*(?:\\ir?|\.read|source)\s+(\S+)\s*")
+
+
+def _statements_of(walk: Walk, words: list[str], stdin: Flow) -> Flow:
+    """What a client of a database reads: psql -f FILE, sqlite3 '.read FILE', beside what it is fed."""
+    named = [option(words, "-f", "--file") or ""]
+    named += [found[1] for w in words[1:] if (found := _READS_SQL.fullmatch(w))]
+    given = [contents(walk, name) for name in named if name.removeprefix("./") in walk.written]
+    return joined([*given, *([] if stdin is EMPTY else [stdin])]) if given else stdin
 
 
 def _own_program(call: Call) -> Flow | None:
@@ -285,13 +302,17 @@ def redirected(
         seen = len(by.flows)
         if op in ("<<", "<<-"):
             text = by.document(one)
-            stdin = Flow(text, f.joined(by.flows[seen:]).traits)
+            given = Flow(text, f.joined(by.flows[seen:]).traits)
+            stdin = given if descriptor in ("", "0") else _held_open(walk, by, descriptor, given, stdin)
             continue
         target = by.text(one.get("Word"))
         flows = by.flows[seen:]
         if op == "<<<":
-            stdin = Flow(target + "\n", f.joined(flows).traits)
+            given = Flow(target + "\n", f.joined(flows).traits)
+            stdin = given if descriptor in ("", "0") else _held_open(walk, by, descriptor, given, stdin)
             continue
+        if op == "<&" and f"/dev/fd/{target}" in walk.written:
+            stdin = contents(walk, f"/dev/fd/{target}")
         out.append((descriptor + op, target))
         if op == "<&" and walk.connected:
             stdin = Flow(None, frozenset([f.NET]))
@@ -300,6 +321,16 @@ def redirected(
             if target.startswith(("/dev/tcp/", "/dev/udp/")):
                 stdin = Flow(None, frozenset([f.NET]))
     return out, stdin
+
+
+def _held_open(walk: Walk, by: Expander, descriptor: str, given: Flow, stdin: Flow) -> Flow:
+    """A text on a descriptor of its own, 3<<<text or {fd}<<<text: /dev/fd/3 is it from then on."""
+    name = descriptor.strip("{}")
+    if not name.isdigit():
+        by.scope.vars[name] = number = str(10 + len(walk.written))
+        name = number
+    walk.written[f"/dev/fd/{name}"] = given.text
+    return stdin
 
 
 def opened(walk: Walk, redirects: list[tuple[str, str]], scope: Scope, span: tuple[int, int]) -> None:

@@ -43,8 +43,10 @@ def joined(flows: list[Flow]) -> Flow:
     texts = [f.text for f in flows]
     known = [t for t in texts if t is not None]
     files = tuple(dict.fromkeys(name for f in flows for name in f.files))[:64]
-    perhaps = tuple(text for f in flows for text in f.perhaps)[:64]
-    return Flow("".join(known) if len(known) == len(texts) else None, traits, files, perhaps)
+    perhaps = tuple(text for f in flows for text in f.perhaps)
+    if len(known) == len(texts):
+        return Flow("".join(known), traits, files, perhaps[:64])
+    return Flow(None, traits, files, (*(text for text in known if text.strip()), *perhaps)[:64])
 
 
 def decode(name: str, words: list[str], text: str | None) -> str | None:

@@ -17,7 +17,7 @@ _TEXT_CALL = re.compile(
     r"(?:\b(?:os\s*\.\s*(?:system|popen)|(?:subprocess\s*\.\s*)?(?:run|call|Popen|check_output|check_call|getoutput|getstatusoutput)"
     r"|commands\.getoutput|pty\s*\.\s*spawn|os\.execute|io\.popen|execSync|execFileSync|spawnSync|execFile|exec|spawn|system|passthru"
     r"|shell_exec|do\s+shell\s+script|shell-command|call-process|syscmd|esyscmd|popen|proc_open|Open3\.\w+|IO\.popen|Kernel\.\w+|Deno\.run|Bun\.spawn(?:Sync)?|shell|create_subprocess_shell"
-    r"|create_subprocess_exec|(?:os\.)?(?:exec|spawn|posix_spawn)[lvpe]{1,4}|startProcess|Process\.Start|run_command)\b)"
+    r"|create_subprocess_exec|(?:os\.)?(?:exec|spawn|posix_spawn)[lvpe]{1,4}|startProcess|Process\.Start|run_command|exec\.Command(?:Context)?|Command::new|getRuntime\(\)\.exec|ProcessBuilder)\b)"
     r"\s*(?:\(|\s|\{)\s*(?:os\.P_\w+\s*,\s*|\w+\s*=\s*)?"
     r"(\[[^\]]*\]|" + _STRING + r"(?:\s*,\s*(?:\[[^\]]*\]|" + _STRING + r"))*)",
 )  # fmt: skip
@@ -29,12 +29,12 @@ _CAPABLE = re.compile(
     r"\b(?:system|popen|exec\w*|spawn\w*|subprocess|getattr|__import__|eval|shell_exec|passthru|qx|getline|timeit|child_process)\b"
     r"|\|\s*\"(?:/bin/)?(?:ba|da|z)?sh"
 )
-_UNQUOTED = re.compile(r"(?:^|[;\[\n])[ \t]*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(([^)'`\"]+)\)")
+_UNQUOTED = re.compile(r"(?:^|[;\[\n])[ \t]*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(`?([^)'`\"]+)'?\)")
 _OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s*,?\s*["']\s*\|?([^"'|]+)\|?["']""")
 _PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
 _LITERAL = re.compile(_STRING)
 _DELETES = re.compile(
-    r"(?:\bunlink['\"]\s*,\s*glob\s*\(\s*|(?:rmtree|rmSync|rmdirSync|rimraf|rm_rf|rm_r|remove_dir_all|removedirs|rm|remove_tree|deleteTree|FileUtils\.\w+|unlink)"
+    r"(?:\bunlink['\"]\s*,\s*glob\s*\(\s*|(?:rmtree|rmSync|rmdirSync|rimraf|rm_rf|rm_r|remove_dir_all|RemoveAll|Deno\.remove(?:Sync)?|removedirs|rm|remove_tree|deleteTree|FileUtils\.\w+|unlink)"
     r"\s*\(?\s*(?:glob\s*\(?\s*)?"
     r"|\bDir\s*\.\s*(?:glob|children|entries|each_child)\s*\(?\s*(?=[^\n]{0,200}(?:rm_r|delete|unlink|remove))"
     r"|\bfind\s*\(\s*sub\s*\{[^{}]{0,80}unlink[^{}]{0,80}\}\s*,\s*)" + _STRING
@@ -107,14 +107,15 @@ class Found:
     deletes: list[str] = field(default_factory=list)
     paths: list[tuple[str, bool]] = field(default_factory=list)  # and whether it is written
     signs: list[tuple[str, str]] = field(default_factory=list)
+    opaque: bool = False  # something is started of which it does not tell what: any text of it may be that
 
     def size(self) -> int:
         return len(self.starts) + len(self.deletes) + len(self.paths) + len(self.signs)
 
 
-def read(code: str) -> Found:
+def read(code: str, *, guess: bool = True) -> Found:
     """What patterns find in the code of whatever language."""
-    return Found(starts(code), deletes(code), paths(code), signs(code))
+    return Found(starts(code, guess=guess), deletes(code), paths(code), signs(code))
 
 
 def expanded(code: str) -> str:
@@ -140,8 +141,16 @@ def literal(quoted: str) -> str:
     return ansi(quoted[1:-1]) if "\\" in quoted else quoted[1:-1]
 
 
-def starts(code: str) -> list[str | list[str]]:
-    """What the code starts: shell texts, and lists of words."""
+def _capable(code: str) -> bool:
+    """Whether code could run a text that it holds: by a name of its own, not by a word in what it says."""
+    if not _CAPABLE.search(code):
+        return False
+    bare = _LITERAL.sub(lambda m: m[0] if " " not in m[1] or _CAPABLE.fullmatch(m[1][1:-1]) else "''", code)
+    return _CAPABLE.search(bare) is not None
+
+
+def starts(code: str, *, guess: bool = True) -> list[str | list[str]]:
+    """What the code starts: shell texts, and lists of words. With `guess` any text of it, where it starts some."""
     out: list[str | list[str]] = []
     for match in _TEXT_CALL.finditer(code):
         given = match.group(1)
@@ -163,16 +172,16 @@ def starts(code: str) -> list[str | list[str]]:
     out += [[literal(m.group(1)), *strings(m.group(2))] for m in _DENO.finditer(code)]
     out += [m.group(1) for m in _OPENED.finditer(code) if "|" in m.group(0)]
     out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
-    for pattern in (_BACKTICKS, _PIPED):
+    for pattern in (_BACKTICKS, _PIPED) if guess else (_PIPED,):
         for match in pattern.finditer(code):
             found = next((g for g in match.groups() if g and len(g) > 1), "")
             if found:
                 out.append(ansi(found) if "\\" in found else found)
-    if _CAPABLE.search(code):
+    if guess and _capable(code):
         texts = [t for t in strings(code) if " " in t.strip() and len(t) < 4096]
         out += texts
         for text in texts:
-            if _CAPABLE.search(text) and text != code:
+            if _capable(text) and text != code:
                 out += starts(text)
     return out[:64]
 
@@ -180,6 +189,21 @@ def starts(code: str) -> list[str | list[str]]:
 def strings(code: str) -> list[str]:
     """The strings that stand in the code."""
     return [literal(m.group(1)) for m in _LITERAL.finditer(code[:65536])][:512]
+
+
+# A text of SQL that is handed to what runs it.
+_SQL = re.compile(
+    r"\.\s*(?:execute\w*|executescript|query\w*|exec|raw|text|prepare|run|\$executeRaw\w*|\$queryRaw\w*|createQuery|update)"
+    r"\s*\(?\s*(?:\w+\s*\(\s*)?"
+    r"(?:[bBfFuUrR]{0,2}(?P<three>\"{3}|'{3})(?P<long>[\s\S]{0,4096}?)(?P=three)|" + _STRING + r")"
+)
+_SQL_VERB = re.compile(r"\s*(?:drop|truncate|delete\s+from|alter)\b|[\s\S]*;\s*(?:drop|truncate)\b", re.IGNORECASE)
+
+
+def statements(code: str) -> list[str]:
+    """Statements of SQL that take something away, where code hands them to a database."""
+    found = [m["long"] or literal(m[3] or '""') for m in _SQL.finditer(code[:65536])]
+    return [text for text in found if _SQL_VERB.match(text)][:16]
 
 
 def deletes(code: str) -> list[str]:
@@ -194,9 +218,20 @@ def paths(code: str) -> list[tuple[str, bool]]:
     return [(p, True) for p in written[:64]] + [(p, False) for p in read[:64] if p not in written]
 
 
+_EMPTIES = re.compile(r"\.\s*(?:flush_?(?:all|db)|drop_?database|dropDatabase)\s*\(", re.IGNORECASE)
+_SENDS_ENVIRON = re.compile(
+    r"(?:fetch|axios|request|post|send|write|urlopen)\w*\s*\([\s\S]{0,300}"
+    r"(?:JSON\.stringify\s*\(\s*process\.env\s*[),]|\.\.\.process\.env\b|dict\s*\(\s*os\.environ\s*\)|ENV\.to_h)"
+)
+
+
 def signs(code: str) -> list[tuple[str, str]]:
     """(kind, detail) of the dangers that show in the code itself."""
     out = []
+    if _EMPTIES.search(code):
+        out.append(("destructive", "code that empties a database"))
+    if _SENDS_ENVIRON.search(code):
+        out.append(("secrets", "code that sends the environment, where keys are"))
     if _HIDDEN.search(code):
         out.append(("evasion", "code that runs decoded text"))
     if _FETCHED.search(code):

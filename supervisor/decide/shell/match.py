@@ -190,12 +190,17 @@ def _read(name: str, command: Command) -> _Read:
     return found
 
 
+_HELPFUL = frozenset(["kubectl", "oc", "helm", "docker", "git"])  # with --help they do nothing else
+
+
 def _may_match(pattern: _Pattern, words: tuple[str | None, ...]) -> bool:
     """Whether a subcommand is among the words at all, before they are sorted; send-pack is read as push."""
     return not pattern.subcommands or pattern.subcommands[0] in words or "send-pack" in words
 
 
 def _matches(pattern: _Pattern, name: str, word: str, read: _Read) -> bool:
+    if name in _HELPFUL and "--help" in read.words:
+        return False
     if pattern.path and not _same_program(pattern.text.split()[0], word):
         return False
     if not pattern.path and pattern.program[:1] in "*?[" and not fnmatchcase(name, pattern.program):
@@ -271,8 +276,10 @@ def _says(pattern: _Pattern, command: Command) -> bool:
     texts += [" ".join([w for w in command.words[1:] if w is not None])]
     if command.stdin:
         texts.append(command.stdin)
-    for text in map(spoken, texts):
+    for text in map(spoken, map(uncommented, texts)):
         if pattern.sql.search(text):
+            return True
+        if "||" in text and pattern.sql.search(_PUT_TOGETHER.sub("", text)):
             return True
         bare = _without(r"/\*!\d*(.*?)\*/", r" \1 ", text)  # what MySQL runs of a comment
         bare = _without(r"/\*.*?\*/", " ", bare)
@@ -282,9 +289,27 @@ def _says(pattern: _Pattern, command: Command) -> bool:
     return False
 
 
+_PUT_TOGETHER = re.compile(r"'\s*\|\|\s*'")
+_LINE_COMMENT = re.compile(r"[ \t]*--(?:[ \t].*)?")
+
+
+def uncommented(text: str) -> str:
+    """A text of SQL without the lines that are comments as a whole, where it is plain that they are in no literal."""
+    if "--" not in text or "/*" in text or "$$" in text:
+        return text
+    kept: list[str] = []
+    open_quotes = 0
+    for line in text.split("\n"):
+        if open_quotes % 2 == 0 and _LINE_COMMENT.fullmatch(line):
+            continue
+        open_quotes += line.count("'") + line.count('"') + line.count("`")
+        kept.append(line)
+    return "\n".join(kept)
+
+
 # What would make it doubtful where a literal ends, or run one as a statement.
 _NO_LITERALS = re.compile(
-    r"[\"`\\$#]|--|/\*|\b(?:exec\w*|prepare|do|call|function|procedure|format|dblink\w*|open\w+|query\w*|sp_\w+)\b",
+    r"[\"`\\$#]|--|/\*|\b(?:exec\w*|prepare|do|call|function|procedure|format|dblink\w*|open\w+|query_to\w*|sp_\w+)\b",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(r"((?:\b(?:I?LIKE|IS|IN\s*\(|VALUES\s*\()|[=<>,])\s*)'[^']*'", re.IGNORECASE)

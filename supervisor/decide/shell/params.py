@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from supervisor.decide.shell.flow import HELD, Flow
@@ -9,6 +10,8 @@ from supervisor.decide.shell.marks import ANY, NOTHING, SPLIT, UNSET, globs, quo
 from supervisor.decide.shell.scope import KNOWN, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.decide.shell.words import Expander
 
 _NUMBERS = frozenset("#?$!-_")
@@ -44,7 +47,8 @@ def expand(by: Expander, part: dict[str, Any], *, quoted: bool) -> str:
     if "Repl" in part:
         value = _replaced(by, value, part["Repl"])
     if "Slice" in part:
-        value = "/" if name in _PATHS and _first(part["Slice"]) else _sliced(value, part["Slice"])
+        cut = part["Slice"]
+        value = "/" if name in _PATHS and _first(cut) else _sliced(value, cut, positional=name in ("@", "*"))
     if UNSET in value:
         by.unsure = True
     star = name == "*" or (index is not None and _literal(index) == "*")
@@ -105,6 +109,8 @@ def _first(cut: dict[str, Any]) -> bool:
 def _operated(by: Expander, name: str, value: Value, exp: dict[str, Any]) -> Value:
     """`${x:-y}` and its kin. The operand is always looked through: it may run something."""
     op = exp.get("Op", "")
+    if op == "%%" and name in _PATHS and "".join(p.get("Value", "") for p in exp["Word"]["Parts"]) == "/*":
+        return ""  # a path begins with a slash, and all behind the first one goes
     unsure = by.unsure
     operand = by.text(exp["Word"]) if exp.get("Word") else ""
     by.unsure = unsure
@@ -147,10 +153,20 @@ def _replaced(by: Expander, value: Value, repl: dict[str, Any]) -> Value:
     return value.replace(old, new, -1 if repl.get("All") else 1)
 
 
-def _sliced(value: Value, cut: dict[str, Any]) -> Value:
+def _some(items: list[str], start: int, length: int | None, *, positional: bool) -> list[str]:
+    """Elements of an array, or of the positionals, which count from one: $0 is none of them here."""
+    if positional:
+        start = max(start - 1, 0) if start >= 0 else start
+    start = max(start + len(items), 0) if start < 0 else start
+    return items[start:] if length is None else items[start : start + max(length, 0)]
+
+
+def _sliced(value: Value, cut: dict[str, Any], *, positional: bool = False) -> Value:
     if value == UNSET:
         return UNSET
     numbers = [_number(cut.get(part)) for part in ("Offset", "Length")]
+    if isinstance(value, list) and numbers[0] is not None and (not cut.get("Length") or numbers[1] is not None):
+        return _some(value, numbers[0], numbers[1], positional=positional)
     if not isinstance(value, str) or unknown(value) or numbers[0] is None or (cut.get("Length") and numbers[1] is None):
         return value if isinstance(value, list) else ANY
     start, length = numbers[0], numbers[1]
@@ -171,3 +187,29 @@ def _number(node: dict[str, Any] | None) -> int | None:
     parts = node.get("Parts") or []
     text = parts[0].get("Value", "") if len(parts) == 1 and parts[0].get("Type") == "Lit" else ""
     return int(text) if text.isdigit() and len(text) < 8 else None
+
+
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "|": operator.or_, "&": operator.and_, "^": operator.xor,
+}  # fmt: skip
+
+
+def arithmetic(node: dict[str, Any] | None, depth: int = 0) -> int | None:
+    """What an arithmetic expression of written numbers comes to; None for any other."""
+    if node is None or depth > 16:
+        return None
+    kind = node.get("Type")
+    if kind == "ParenArithm":
+        return arithmetic(node.get("X"), depth + 1)
+    if kind == "BinaryArithm":
+        left, right = arithmetic(node.get("X"), depth + 1), arithmetic(node.get("Y"), depth + 1)
+        operation = _OPERATIONS.get(node.get("Op", ""))
+        if left is None or right is None or operation is None:
+            return None
+        found = operation(left, right)
+        return found if abs(found) < 1 << 31 else None
+    parts = node.get("Parts") or []
+    text = parts[0].get("Value", "") if len(parts) == 1 and parts[0].get("Type") == "Lit" else ""
+    if not text.isdigit() or len(text) > 8:
+        return None
+    return int(text, 8) if text[0] == "0" and len(text) > 1 and not set(text) - set("01234567") else int(text)

@@ -30,6 +30,8 @@ WRITES_ALL = frozenset(
      "chattr", "setfacl", "mv", "wipe", "srm", "sponge", "mkfs", "fallocate", "trash", "gio"]
 )  # fmt: skip
 WRITES_LAST = frozenset(["cp", "ln", "install", "rsync", "scp", "link"])
+# Programs that show or change what a file is, and not what is in it.
+_OUTSIDE_ONLY = frozenset(["stat", "chmod", "test", "[", "[[", "mkdir", "touch", "du", "file", "realpath", "wc"])
 # Programs that show or send what is in a file.
 READERS = frozenset(
     ["cat", "less", "more", "head", "tail", "bat", "base64", "xxd", "strings", "od", "hexdump", "nl", "tac", "rev",
@@ -49,10 +51,10 @@ SECRET = re.compile(
       | Login\ Data$ | logins\.json$ | key[34]\.db$ | cookies\.sqlite$ | \.keystore$ | login\.keychain | \.config/op/
       | \.cargo/credentials | \.local/share/keyrings | \.npmrc\.secret | \.step/secrets | \.age/ | \.config/sops/age
     )
-    | ^/etc/(?:shadow|gshadow|sudoers|master\.passwd|ssh/ssh_host|ssl/private|krb5\.keytab|security/opasswd|wireguard
-      |ipsec\.secrets|kubernetes/admin\.conf)
+    | ^/etc/(?:shadow|gshadow|sudoers|master\.passwd|ssh/ssh_host(?!\S*\.pub$)|ssl/private|krb5\.keytab|security/opasswd
+      |wireguard|ipsec\.secrets|kubernetes/admin\.conf)
     | ^/proc/(?:\d+|self|thread-self|\*|\.{3}|[^/]*)/(?:environ|mem|maps|auxv)$
-    | ^/dev/(?:mem|kmem|port)$ | ^/proc/kcore$
+    | ^(?:~|/root|/home/[^/]+)/\.npmrc$ | ^/dev/(?:mem|kmem|port)$ | ^/proc/kcore$
     | ^(?:/var)?/run/secrets(?:/|$) | ^/root/\.|^/var/lib/(?:kubelet|docker)/ | ^/etc/shadow""",
     re.VERBOSE,
 )
@@ -190,6 +192,8 @@ def look(call: Call) -> None:
         if skip and w[:1] != "-":
             skip = False
             continue
+        if w.startswith("--exclude") or words[i - 1] == "--exclude":
+            continue
         path, writes = _named(name, w, words[i - 1])
         if path:
             note(call, path, writes=writes or all_write or i == last)
@@ -200,24 +204,26 @@ def look(call: Call) -> None:
             and not _PATH.search(w)
         ):
             opened(call.walk, normal(w, call.scope.cwd), call.scope, call.span, writes=all_write or i == last)
-        elif name in READERS and _SECRET_READ.search(w) and w[:1] != "-" and "://" not in w:
+        elif (
+            name in READERS
+            and _SECRET_READ.search(w)
+            and w[:1] != "-"
+            and "://" not in w
+            and words[i - 1] not in _WRITES_NEXT
+        ):
             call.risk("secrets", f"{w} holds secrets")
+
+
+# Options behind which a file stands that is written.
+_WRITES_NEXT = frozenset(
+    ["-o", "-O", "-P", "--directory-prefix", "--output", "--output-document", "-outfile", "--out", "-out", "--outfile",
+     "-keyout"]
+)  # fmt: skip
 
 
 def _named(name: str, word: str, before: str) -> tuple[str, bool]:
     """The path in a word, "" when there is none; and whether the word says that it is written."""
-    writes = before in (
-        "-o",
-        "-O",
-        "-P",
-        "--directory-prefix",
-        "--output",
-        "--output-document",
-        "-outfile",
-        "--out",
-        "-out",
-        "--outfile",
-    )
+    writes = before in _WRITES_NEXT
     if word[:1] == "-":
         if "/" not in word and "~" not in word:
             return "", False
@@ -245,7 +251,8 @@ def _named(name: str, word: str, before: str) -> tuple[str, bool]:
 
 
 def note(call: Call, path: str, *, writes: bool) -> None:
-    opened(call.walk, path, call.scope, call.span, writes=writes, reader=call.name in READERS)
+    reader = None if call.name in _OUTSIDE_ONLY else call.name in READERS
+    opened(call.walk, path, call.scope, call.span, writes=writes, reader=reader)
 
 
 def run_later(path: str) -> bool:
@@ -258,8 +265,10 @@ def secret_file(path: str) -> bool:
     return SECRET.search(path) is not None or _SECRET_READ.search(path) is not None
 
 
-def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes: bool, reader: bool = True) -> None:
-    """Notes one path, and what is dangerous about naming it."""
+def opened(
+    walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes: bool, reader: bool | None = True
+) -> None:
+    """Notes one path, and what is dangerous about naming it. `reader` is None for what never looks into a file."""
     if path.startswith(("/dev/tcp/", "/dev/udp/")):
         walk.risk("exfiltration", f"{shown(path)} is a connection to the network", span)
         walk.connected = True
@@ -279,7 +288,9 @@ def opened(walk: Walk, path: str, scope: Scope, span: tuple[int, int], *, writes
         return
     full = normal(path, scope.cwd)
     walk.path(path, span, writes=writes)
-    if SECRET.search(full) or _may_be_secret(full) or (reader and not writes and _SECRET_READ.search(full)):
+    if reader is not None and (
+        SECRET.search(full) or _may_be_secret(full) or (reader and not writes and _SECRET_READ.search(full))
+    ):
         walk.risk("secrets", f"{path} holds secrets", span)
     if path.endswith(("/docker.sock", "/podman.sock", "/containerd.sock")):
         walk.risk("privilege", f"{path} gives the rights of the host", span)

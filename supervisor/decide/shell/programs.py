@@ -110,10 +110,22 @@ STARTERS: dict[str, Start] = {
     "wine": _start(),
     "not": _start(),
     "coproc": _start(),
+    "noglob": _start(),  # zsh
+    "nocorrect": _start(),
+    "repeat": _start("", "", 1),
+    "cross-env": _start(assigns=True),
+    "env-cmd": _start("fr", "file rc-file"),
+    "dotenv": _start("ecvp", ""),
+    "watchexec": _start("ewirdsf", "exts watch ignore restart delay signal filter shell stop-timeout"),
+    "nodemon": _start("ewx", "exec ext watch ignore delay signal"),
+    "onchange": _start("d", "delay"),
 }  # fmt: skip
 # PROGRAM SUBCOMMAND [options] CMD ARGS
 RUNNERS: dict[str, tuple[frozenset[str], str]] = {
-    "uv": (frozenset(["run"]), "p"),
+    "uv": (frozenset(["run"]), "pw"),
+    "pipx": (frozenset(["run"]), ""),
+    "lerna": (frozenset(["exec"]), ""),
+    "nx": (frozenset(["exec"]), ""),
     "poetry": (frozenset(["run"]), ""),
     "pipenv": (frozenset(["run"]), ""),
     "pdm": (frozenset(["run"]), ""),
@@ -126,8 +138,8 @@ RUNNERS: dict[str, tuple[frozenset[str], str]] = {
     "asdf": (frozenset(["exec"]), ""),
     "rustup": (frozenset(["run"]), ""),
     "opam": (frozenset(["exec"]), ""),
-    "pnpm": (frozenset(["exec"]), ""),
-    "yarn": (frozenset(["exec"]), ""),
+    "pnpm": (frozenset(["exec", "dlx"]), ""),
+    "yarn": (frozenset(["exec", "dlx"]), ""),
     "npm": (frozenset(["exec", "x"]), ""),
     "perf": (frozenset(["stat", "record", "trace"]), "eoFCpt"),
     "guix": (frozenset(["shell", "environment"]), ""),
@@ -136,6 +148,11 @@ RUNNERS: dict[str, tuple[frozenset[str], str]] = {
     "aws-vault": (frozenset(["exec"]), ""),
     "op": (frozenset(["run"]), ""),
 }
+# Long options with a value, of whichever of them.
+RUNNERS_LONG = frozenset(
+    ["with", "with-editable", "with-requirements", "python", "extra", "group", "env-file", "index-url", "index",
+     "default-index", "project", "directory", "package", "scope", "spec", "from", "cwd", "config", "prefix", "name"]
+)  # fmt: skip
 # Those that custom code of starters.py reads.
 OTHER_STARTERS = frozenset(
     ["env", "xargs", "find", "fd", "su", "runuser", "sg", "flock", "script", "watch", "parallel", "ssh", "git", "make",
@@ -145,7 +162,8 @@ OTHER_STARTERS = frozenset(
      "ncat",
      "socat", "man", "less", "busctl", "crontab", "run-parts", "docker-compose", "xterm", "gnome-terminal", "setpriv",
      "split", "sort", "cmake", "ninja", "expect", "ed", "sqlite3", "mysql", "psql", "ftp", "telnet", "openvt", "7z",
-     "compgen", "complete", "mapfile", "readarray", "enable", "bind", "hash", "php"]
+     "uvx", "shx", "concurrently", "just", "compgen", "complete",
+     "mapfile", "readarray", "enable", "bind", "hash", "php"]
 )  # fmt: skip
 WRAPPERS = frozenset(STARTERS) | frozenset(RUNNERS) | OTHER_STARTERS
 

@@ -17,34 +17,34 @@ from supervisor.decide.shell.flow import DECODED, FILE, NET, SETTINGS
 from supervisor.decide.shell.inline import Found
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.pyeval import Evaluator
 from supervisor.decide.shell.pyvalues import UNKNOWN, Func, Method, PathText, Ref, Val
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-_STEPS = 20_000
-_UNROLLED, _EACH = 256, 64  # rounds of loops over written lists: of all together, of one
-_CALLS, _NESTED = 200, 150  # calls of its own functions; expressions inside of expressions
+_CALLS = 200  # of its own functions
 _DEPTH, _INNER = 4, 16_384  # code inside of code: how deep, and how many characters of it
 
 
 def read(text: str) -> Found | None:
     """What Python code does, as far as it tells; None when it is no Python. Raises TooMuch."""
     reader = _Reader(Found())
-    return reader.found if reader.code(text) else None
+    if not reader.code(text):
+        return None
+    reader.found.opaque |= reader.named_starts > 0
+    return reader.found
 
 
-class _Reader:
+class _Reader(Evaluator):
     def __init__(self, found: Found) -> None:
-        self.found = found
-        self.env: dict[str, Val] = {}
-        self.stars: list[str] = []
+        super().__init__(found)
         self.defined: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
         self.entered: set[int] = set()
         self.acting: set[int] = set()  # functions that start, delete or open something
         self.active: list[int] = []
         self.returned: list[Val] = []
-        self.steps = self.unrolled = self.calls = self.depth = self.nested = self.inner = 0
+        self.calls = self.depth = self.inner = 0
 
     def code(self, text: str) -> bool:
         try:
@@ -105,16 +105,6 @@ class _Reader:
         for target in getattr(node, "targets", None) or [node.target]:
             self.bind(target, found)
 
-    def bind(self, target: ast.expr, found: Val) -> None:
-        if isinstance(target, ast.Name):
-            self.env[target.id] = found
-        elif isinstance(target, ast.Starred):
-            self.bind(target.value, UNKNOWN)
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            items = found.it if isinstance(found.it, list) and len(found.it) == len(target.elts) else None
-            for n, one in enumerate(target.elts):
-                self.bind(one, items[n] if items is not None else Val(None, found.traits))
-
     def import_(self, node: Any) -> None:
         self.env.update(v.imported(node))
         if "*" in self.env:
@@ -123,25 +113,6 @@ class _Reader:
     def loop(self, node: Any) -> None:
         self.over(node.target, self.value(node.iter), lambda: self.block(node.body))
         self.block(node.orelse)
-
-    def over(self, target: ast.expr, of: Val, body: Callable[[], object]) -> None:
-        """Once for each of a list that is written out, as long as it is short; else once for whatever it is."""
-        for item in self.items(of):
-            self.bind(target, item)
-            body()
-
-    def items(self, of: Val) -> Iterator[Val]:
-        listed = of.it if isinstance(of.it, list) else []
-        if not listed:
-            yield Val(None, of.traits)
-        before = self.found.size()
-        for n, item in enumerate(listed):
-            if n and (n >= _EACH or self.unrolled >= _UNROLLED):
-                if self.found.size() > before:  # those that are left would do as much, and nobody has looked
-                    raise TooMuch
-                return
-            self.unrolled += len(listed) > 1
-            yield Val(item.it, item.traits | of.traits)
 
     def define(self, node: Any) -> None:
         for one in node.decorator_list:
@@ -187,119 +158,6 @@ class _Reader:
         self.env, self.returned = kept, returned
         return found
 
-    # --- expressions ----------------------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps > _STEPS:
-            raise TooMuch
-
-    def value(self, node: ast.expr) -> Val:
-        self.step()
-        self.nested += 1
-        if self.nested > _NESTED:
-            raise TooMuch
-        try:
-            handler = _EXPRESSIONS.get(type(node).__name__)
-            if handler is not None:
-                return handler(self, node)
-            parts = [self.value(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
-            return Val(None, v.traits(parts))
-        finally:
-            self.nested -= 1
-
-    def name(self, node: Any) -> Val:
-        found = self.env.get(node.id)
-        if found is not None:
-            return found
-        for module in self.stars:
-            if f"{module}.{node.id}" in e.RUNS_TEXT | e.RUNS_LIST or module in ("os", "shutil"):
-                return Val(Ref(f"{module}.{node.id}"))
-        return Val(Ref(node.id))
-
-    def attribute(self, node: Any) -> Val:
-        of = self.value(node.value)
-        if isinstance(of.it, Ref):
-            name = f"{of.it.name}.{node.attr}"
-            if name == "os.environ":
-                return Val(Ref(name), frozenset((SETTINGS,)))
-            return Val("/") if name in ("os.sep", "os.path.sep") else Val(Ref(name), of.traits)
-        if isinstance(of.it, PathText) and node.attr == "parent":
-            return Val(PathText(v.join([Val(of.it.text), Val("..")])))
-        return Val(Method(of, node.attr), of.traits)
-
-    def binop(self, node: Any) -> Val:
-        return v.binary(node.op, self.value(node.left), self.value(node.right))
-
-    def joined(self, node: Any) -> Val:
-        parts = [self.value(part.value if isinstance(part, ast.FormattedValue) else part) for part in node.values]
-        return Val(v.cut("".join(map(v.marked, parts))), v.traits(parts))
-
-    def listed(self, node: Any) -> Val:
-        items: list[Val] = []
-        for one in node.elts:
-            found = self.value(one.value if isinstance(one, ast.Starred) else one)
-            items += found.it if isinstance(one, ast.Starred) and isinstance(found.it, list) else [found]
-        return Val(v.several(items), v.traits(items))
-
-    def comprehension(self, node: Any) -> Val:
-        out: list[Val] = []
-        kept = dict(self.env)
-
-        def go(n: int) -> None:
-            if n == len(node.generators):
-                out.append(self.value(node.elt if hasattr(node, "elt") else node.value))
-                return
-            of = self.value(node.generators[n].iter)
-            listed = of.it if n == 0 and len(node.generators) == 1 and isinstance(of.it, list) else None
-            if listed is not None and len(listed) > _EACH and not any(isinstance(i.it, list) for i in listed):
-                for item in listed[:512]:  # characters that are put together
-                    self.bind(node.generators[n].target, item)
-                    go(n + 1)
-                return
-            for item in self.items(of):
-                self.bind(node.generators[n].target, item)
-                for test in node.generators[n].ifs:
-                    self.value(test)
-                go(n + 1)
-
-        go(0)
-        self.env = kept
-        return Val(out, v.traits(out))
-
-    def lambda_(self, node: Any) -> Val:
-        kept = dict(self.env)
-        for one in (*node.args.args, *node.args.kwonlyargs):
-            self.env[one.arg] = UNKNOWN
-        self.value(node.body)
-        self.env = kept
-        return UNKNOWN
-
-    def walrus(self, node: Any) -> Val:
-        found = self.value(node.value)
-        self.bind(node.target, found)
-        return found
-
-    def either(self, node: Any) -> Val:
-        self.value(node.test)
-        body, other = self.value(node.body), self.value(node.orelse)
-        return body if body.it is not None else other
-
-    def subscript(self, node: Any) -> Val:
-        of = self.value(node.value)
-        if isinstance(node.slice, ast.Slice):
-            step = node.slice.step
-            back = isinstance(step, ast.UnaryOp) and isinstance(step.op, ast.USub)
-            turned = of.it[::-1] if back and isinstance(of.it, str) else None
-            return Val(turned, of.traits | ({DECODED} if back else set()))
-        at = self.value(node.slice)
-        if isinstance(of.it, Ref) and of.it.name == "os.environ":
-            return Val(v.HOME) if at.it == "HOME" else UNKNOWN
-        if isinstance(of.it, list) and isinstance(at.it, int) and -len(of.it) <= at.it < len(of.it):
-            found: Val = of.it[at.it]
-            return found
-        return Val(None, of.traits)
-
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def call(self, node: Any) -> Val:
@@ -317,8 +175,12 @@ class _Reader:
                 return self.named(f"os.{it.name}", [it.of, *args], named, func)
             if it.name in e.SYSTEM and args:  # of the C library
                 e.started(self.found, it.name, args[0], args)
+            self.found.opaque |= it.of.it is None and it.name in e.STARTS and bool(args)
             return e.of_path(self.found, it.of, it.name, args, named) or v.method(it.of, it.name, args)
+        if it is None:
+            self.found.opaque = True
         if isinstance(it, Ref):
+            self.named_starts -= it.name in e.RUNS_TEXT or it.name in e.RUNS_LIST
             return self.named(it.name.removeprefix("builtins."), args, named, func)
         return Val(None, func.traits | v.traits(args))
 
@@ -347,6 +209,8 @@ class _Reader:
         sent = v.traits([*args[1:], *named.values()])
         if name in e.SENDS and sent & {FILE, SETTINGS}:
             self.found.signs.append(("exfiltration", f"{name} sends what is in a file or in the environment"))
+            if SETTINGS in sent:
+                self.found.signs.append(("secrets", f"{name} sends the environment, where keys are"))
         found = v.known(name, args)
         return found if found is not None else Val(None, func.traits | v.traits(args))
 
@@ -367,8 +231,10 @@ class _Reader:
             if self.depth >= _DEPTH or self.inner > _INNER:
                 raise TooMuch
             self.depth += 1
-            self.code(first.it)
+            self.found.opaque |= not self.code(first.it)
             self.depth -= 1
+        else:
+            self.found.opaque = True
         return Val(None, first.traits) if name == "compile" else UNKNOWN
 
 
@@ -381,20 +247,4 @@ _STATEMENTS: dict[str, Callable[[_Reader, Any], None]] = {
     "ImportFrom": _Reader.import_,
     "ClassDef": _Reader.class_,
     "Return": _Reader.return_,
-}
-_EXPRESSIONS: dict[str, Callable[[_Reader, Any], Val]] = {
-    **dict.fromkeys(("List", "Tuple", "Set"), _Reader.listed),
-    **dict.fromkeys(("ListComp", "GeneratorExp", "SetComp", "DictComp"), _Reader.comprehension),
-    "Constant": lambda _reader, node: v.constant(node.value),
-    "Name": _Reader.name,
-    "Attribute": _Reader.attribute,
-    "BinOp": _Reader.binop,
-    "JoinedStr": _Reader.joined,
-    "Lambda": _Reader.lambda_,
-    "UnaryOp": lambda reader, node: v.unary(node.op, reader.value(node.operand)),
-    "NamedExpr": _Reader.walrus,
-    "IfExp": _Reader.either,
-    "Subscript": _Reader.subscript,
-    "Call": _Reader.call,
-    "Await": lambda reader, node: reader.value(node.value),
 }

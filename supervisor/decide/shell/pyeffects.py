@@ -21,6 +21,7 @@ RUNS_LIST = frozenset(
 ) | {"asyncio.create_subprocess_exec", "sh.Command"}  # fmt: skip
 OS_OF_PATH = frozenset(("chmod", "rename", "replace"))  # methods of a Path that functions of os have the names of
 SYSTEM = ("system", "popen")  # of whatever module
+STARTS = frozenset(("system", "popen", "spawn", "run", "call", "check_call", "check_output", "Popen", "getoutput"))
 OPENS = frozenset(("open", "io.open", "codecs.open", "os.open"))
 CODE = frozenset(("exec", "eval", "compile", "runpy.run_path"))
 SENDS = frozenset(
@@ -32,11 +33,13 @@ def started(found: Found, name: str, first: Val, args: list[Val]) -> None:
     words = v.texts(first)
     if name == "asyncio.create_subprocess_exec":
         words = [v.marked(a) for a in args]
-    if words:
-        if words[0] != ANY:
-            found.starts.append(words)
-    elif (given := v.text(first)) is not None and given.strip(f" {ANY}"):
+    given = v.text(first)
+    if words and words[0] != ANY:
+        found.starts.append(words)
+    elif not words and given is not None and given.strip(f" {ANY}"):
         found.starts.append(given)
+    else:
+        found.opaque = True
     if NET in first.traits:
         found.signs.append(("remote_code", "code that starts what it fetched"))
 
@@ -48,7 +51,9 @@ def replaced(found: Found, how: str, args: list[Val]) -> None:
         return
     words = v.texts(rest[1]) if len(rest) > 1 and isinstance(rest[1].it, list) else [v.marked(a) for a in rest[1:]]
     program = v.text(rest[0])
-    if program is not None:
+    if program is None:
+        found.opaque = True
+    else:
         found.starts.append([program, *(words or [])[1:]])
 
 

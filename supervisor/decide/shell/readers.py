@@ -49,7 +49,7 @@ def shell(call: Call) -> Flow | None:
         return call.shell(
             given, f"{name} -c", positionals=words[at + 2 :], zero=words[at + 1] if at + 1 < len(words) else "sh"
         )
-    if at < len(words) and not reads and not STDIN.fullmatch(words[at]):
+    if at < len(words) and not reads and (not STDIN.fullmatch(words[at]) or words[at] in call.walk.written):
         file = words[at]
         if SUBST in file:
             given_flow = f.joined(list(call.flows))
@@ -66,6 +66,8 @@ def shell(call: Call) -> Flow | None:
     for maybe in given_stdin.perhaps:
         call.walk.script(maybe, call.inner(f"{name} <stdin"), call.span, f"{name} <stdin", guess=True)
     if given_stdin.text is None:
+        for name in given_stdin.files:
+            call.walk.waiting.append((name.removeprefix("./"), call.inner(f"{call.name} <stdin"), call.span))
         return Flow(None, frozenset([f.SHELL]))
     return call.shell(given_stdin.text, f"{name} <stdin", positionals=words[at:], stdin=EMPTY)
 
@@ -95,6 +97,7 @@ _CODE = {"python": "c", "pypy": "c", "ipython": "c", "perl": "eE", "ruby": "e", 
          "tsx": "e", "ts-node": "e", "R": "e"}  # fmt: skip
 
 _PYTHONS = frozenset(("python", "pypy", "ipython"))
+_MODULES = frozenset(["pip", "pytest", "tox", "nox", "uv", "poetry", "pipx", "alembic"])  # programs by these names too
 _LONG_CODE = frozenset(["--eval", "--print", "--run", "--command", "eval"])
 
 
@@ -127,6 +130,8 @@ def interpreter(call: Call) -> Flow | None:
             if w in ("-m", "-W", "-X", "-I", "-r", "-l", "--require", "--import", "-C"):
                 at += w not in ("-I",) or call.name != "python"
                 if w == "-m" and call.name in ("python", "pypy"):
+                    if words[at : at + 1] and words[at] in _MODULES:
+                        return call.run(words[at:], "python -m")
                     for text in words[at + 1 :]:
                         if "(" in text:
                             code(call, text, f"{call.name} -m")
@@ -181,14 +186,16 @@ def code(call: Call, text: str, via: str) -> None:
         call.risk("dynamic", f"what {via} runs is only known at run time")
     if f.NET in call.stdin.traits and re.search(r"\b(?:exec|eval)\b[\s\S]*(?:stdin|STDIN|<>|read)", text):
         call.risk("remote_code", f"{via} runs what came over the network")
-    looked = [inline.read(one) for one in dict.fromkeys((text, inline.expanded(text)))]
-    if call.name in _PYTHONS and (found := pycode.read(text)) is not None:
-        looked.append(found)
-    for one in looked:
+    parsed = pycode.read(text) if call.name in _PYTHONS else None
+    guess = parsed is None or parsed.opaque  # else it tells itself what it starts
+    looked = [inline.read(one, guess=guess) for one in dict.fromkeys((text, inline.expanded(text)))]
+    for one in (*looked, *([] if parsed is None else [parsed])):
         _did(call, one, via, fetches=inline.FETCHES.search(text) is not None)
-    for path in inline.strings(text):
-        if path[:1] in "/~" and places.SECRET.search(path):
-            places.note(call, path, writes=False)
+    for said in inline.strings(text):
+        if said[:1] in "/~" and places.SECRET.search(said):
+            places.note(call, said, writes=False)
+    for said in inline.statements(text):
+        call.run(["sqlite3" if "sqlite" in text else "sql", "-c", said], via, EMPTY)
 
 
 def _did(call: Call, found: Found, via: str, *, fetches: bool) -> None:

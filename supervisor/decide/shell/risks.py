@@ -38,6 +38,7 @@ _SCANNERS = frozenset(
      "tcpdump", "tshark", "ettercap", "bettercap", "responder", "aircrack-ng", "msfconsole", "msfvenom", "amass",
      "subfinder", "nuclei", "dnsenum", "dnsrecon", "fierce", "feroxbuster", "john", "hashcat", "zgrab", "crackmapexec"]
 )  # fmt: skip
+IMAGES = _MINERS | _SCANNERS  # images of containers by these names start the program
 _PRIVILEGE = frozenset(
     ["sudo", "doas", "su", "pkexec", "runuser", "chroot", "unshare", "nsenter", "setcap", "capsh", "visudo", "usermod",
      "useradd", "adduser", "groupadd", "gpasswd", "passwd", "chpasswd", "chown", "chgrp", "mount", "umount", "insmod",
@@ -58,7 +59,8 @@ _KEY_FILE = re.compile(
     r"\*?(?:id_(?:rsa|dsa|ecdsa|ed25519)|_rsa|shadow|wallet\.dat|credentials|\.netrc|\.pgpass|\.git-credentials|\.htpasswd"
     r"|[\w*]*\.(?:kdbx|p12|pfx|ppk|jks|keystore))\*?"
 )
-_KEY_TEXT = re.compile(r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|aws_secret_access_key|gh[pousr]_|xox[abp]-", re.I)
+_KEY_TEXT = re.compile(r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|gh[pousr]_|xox[abp]-", re.I)
+_KEY_NAME = re.compile(r"aws_secret_access_key|aws_session_token", re.I)  # in sources it is where a setting is read
 
 # Programs that belong to the system; anything else that is run by its path is a file that somebody may look at.
 _INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
@@ -115,7 +117,7 @@ def look(call: Call) -> None:
         if _HIDDEN.match(words[0]):
             call.risk("evasion", f"{words[0]} is a program where nobody looks")
     for w in words:
-        if len(w) > 8 and ("stratum" in w or "169.254.169.254" in w or "metadata.google" in w):
+        if len(w) > 8 and ("://" in w or "169.254.169.254" in w):
             services.addresses(call, w)
 
 
@@ -203,6 +205,8 @@ def _renamed(call: Call) -> None:
     if len(paths) != 2 or not re.match(r"^/(?:usr/|usr/local/)?s?bin/[\w.+-]+$", paths[0]):
         return
     old, new = base(paths[0]), base(paths[1])
+    if not unknown(paths[1]):
+        call.walk.renamed[paths[1].removeprefix("./")] = paths[0]
     if new in ("", ".", "..") or unknown(new) or paths[1].endswith("/"):
         return
     stem = re.sub(r"[\d.]+$", "", new)
@@ -230,6 +234,19 @@ _OPENS = re.compile(
 )
 
 
+def _own(call: Call) -> bool:
+    """Whether chown(1) is about files of a workspace, and not for root: the kernel knows whether it may be."""
+    names = operands(call.words)
+    if len(names) < 2 or any(map(unknown, names)) or re.split(r"[:.]", names[0])[0] in ("root", "0", "+0"):
+        return False
+    return not any(
+        places.vast(w, call.scope.cwd) or _OF_SYSTEM.match(places.normal(w, call.scope.cwd)) for w in names[1:]
+    )
+
+
+_OF_SYSTEM = re.compile(r"/(?:bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|usr|var)(?:/|$)")
+
+
 def _privilege(call: Call) -> None:
     words = call.words
     if words[1:] in (["--help"], ["--version"]):
@@ -243,6 +260,10 @@ def _privilege(call: Call) -> None:
     ):
         return
     if call.name == "sysctl" and not any("=" in w or w in ("-w", "-p") for w in words):
+        return
+    if call.name == "nft" and "list" in operands(words)[:1]:
+        return
+    if call.name in ("chown", "chgrp") and _own(call):
         return
     call.risk("privilege", f"{call.name} changes who may do what")
     if call.name in ("iptables", "ip6tables", "nft") and any(w in ("-F", "--flush", "flush") for w in words):
@@ -270,7 +291,7 @@ def _device(call: Call) -> None:
         for w in words
     ):
         return
-    if len(words) > 1:
+    if len(words) > 1 and not {"--no-act", "-n", "--dry-run"} & {*words[1:]}:
         call.risk("destructive", f"{call.name} works on devices")
 
 
@@ -327,7 +348,9 @@ def _locate(call: Call) -> None:
 
 
 def _search(call: Call) -> None:
-    if any(_KEY_TEXT.search(w) for w in call.words[1:]):
+    words = operands(call.words)
+    outside = any(w[:1] in "/~" or ".env" in w or unknown(w) for w in words[1:] if w) or call.stdin is not f.EMPTY
+    if any(_KEY_TEXT.search(w) for w in call.words[1:]) or (outside and any(_KEY_NAME.search(w) for w in words[:1])):
         call.risk("secrets", "looks for keys in files")
     if (
         f.ENVIRON in call.stdin.traits

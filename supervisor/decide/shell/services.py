@@ -9,6 +9,7 @@ from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places
 from supervisor.decide.shell.marks import ANY, SUBST, unknown
 from supervisor.decide.shell.options import operands, option
+from supervisor.decide.shell.programs import SUBCOMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,23 +17,44 @@ if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
 
 
+# The service that tells a machine of a cloud who it is: by address, also as one number, or by what is asked of it.
+_METADATA = re.compile(
+    r"(?:^|//)(?:169\.254\.169\.254|metadata\.google|0xa9fea9fe|2852039166|0?0251\.0?0376|\[fd00:ec2::254\])"
+    r"|://[^/]+/(?:latest/(?:meta-data|user-data|api/token|dynamic)|computeMetadata/v1|metadata/(?:instance|identity))",
+    re.IGNORECASE,
+)
+
+
 def addresses(call: Call, word: str) -> None:
     if re.search(r"stratum\d?\+?(?:tcp|ssl|tls)?://", word):
         call.risk("mining", "a mining pool")
-    if re.search(r"//(?:169\.254\.169\.254|metadata\.google)", word) or word.startswith("169.254.169.254"):
+    if _METADATA.search(word):
         call.risk("secrets", "the address where a cloud hands out credentials")
+
+
+def _acts(call: Call) -> list[str]:
+    """Subcommands and operands, without the options that stand before them and their values."""
+    words, at = call.words, 1
+    values = SUBCOMMANDS.get(call.name, frozenset())
+    while at < len(words) and words[at][:1] == "-":
+        at += 2 if words[at] in values else 1
+    return operands(words[at - 1 :])
 
 
 def _secret_printer(call: Call) -> None:
     if "--help" in call.words:
         return
-    text = " ".join([call.name, *operands(call.words)])
+    text = " ".join([call.name, *_acts(call)])
+    shown = option(call.words, "-o", "--output")
+    if call.name in ("kubectl", "oc") and shown not in (None, "wide", "name"):
+        text += f" -o {shown}"
     if re.match(
         r"gh auth token|gcloud auth (?:\S+ )?print-|aws (?:configure (?:get|export)|sts get-session|secretsmanager get"
         r"|ssm get-p)"
         r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|bw get"
         r"|security (?:find-|dump-)"
-        r"|(?:kubectl|oc) (?:get|describe) secrets?|heroku config|secret-tool lookup|doppler secrets"
+        r"|(?:kubectl|oc) describe secrets?|(?:kubectl|oc) get secrets?\b.* -o (?!wide|name)"
+        r"|npm (?:config |c )?get \S*authToken|heroku config|secret-tool lookup|doppler secrets"
         r"|kubectl config view",
         text,
     ) and not (call.name == "kubectl" and "config view" in text and "--raw" not in call.words):
@@ -44,7 +66,8 @@ def _secret_printer(call: Call) -> None:
 
 def _cloud(call: Call, text: str) -> None:
     if re.match(
-        r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|gcloud .*\bdelete\b|az .*\bdelete\b|gh repo delete"
+        r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|(?:gcloud|az) (?:\S+ ){1,5}delete(?: |$)|gh repo delete"
+        r"|gh api (?=.*\bDELETE\b)\S*|gh api (?=.*refs/heads)(?=.*\bforce=true\b)"
         r"|kubectl drain"
         r"|helm (?:\S+ )?(?:uninstall|delete|del|un)\b"
         r"|heroku (?:apps|pg):(?:destroy|reset)|(?:kubectl|oc) delete (?:ns|namespace|all|pv|crd)",
@@ -81,7 +104,7 @@ def _docker(call: Call) -> None:
 
 
 def _terraform(call: Call) -> None:
-    if "destroy" in call.words or "-destroy" in call.words:
+    if ("destroy" in call.words or "-destroy" in call.words) and "plan" not in operands(call.words)[:1]:
         call.risk("destructive", "destroys what it made")
 
 
@@ -120,6 +143,11 @@ def _remote(call: Call) -> None:
         call.risk("exfiltration", f"git sends the repository to {given[0]}")
 
 
+_CLUSTER = re.compile(
+    r"://[^/]+/apis?/(?:[\w.-]+/){1,2}(?:namespaces|nodes|persistentvolumes|customresource)|:9200/(?:_all|\*)"
+)
+
+
 def _upload(call: Call) -> None:
     words = call.words
     for i, w in enumerate(words[1:], 1):
@@ -134,6 +162,10 @@ def _upload(call: Call) -> None:
             )
         ):
             call.risk("exfiltration", f"{call.name} sends a file")
+            if f.ENVIRON in call.stdin.traits:
+                call.risk("secrets", f"{call.name} sends the environment, where keys are")
+    if {"DELETE", "-XDELETE"} & {*words} and any(_CLUSTER.search(w) for w in words):
+        call.risk("destructive", f"{call.name} deletes what a cluster keeps")
     _download(call)
 
 
@@ -226,7 +258,8 @@ _ADDRESSES = re.compile(f"(?:\\d{{1,3}}\\.){{1,3}}[{ANY}{SUBST}]+")
 def _asks_names(call: Call) -> None:
     if call.name == "ping" and any(_ADDRESSES.fullmatch(w) for w in call.words[1:]):
         call.risk("scanning", "looks for hosts, one after the other")
-    if any(SUBST in w and re.search(r"\.[a-z]{2,}\.?$", w) for w in call.words[1:]):
+    told = f.ENVIRON in call.traits()  # who runs it, which is known here
+    if any((SUBST in w or told) and re.search(r"\.[a-z]{2,}\.?$", w) for w in call.words[1:]):
         call.risk("exfiltration", f"{call.name} sends what it found out as the name of a host")
 
 
@@ -243,8 +276,29 @@ def _openssl(call: Call) -> None:
         call.risk("exfiltration", "openssl sends what comes in to another host")
 
 
+_GRANTS = re.compile(
+    r"(?:privileged|hostPID|hostNetwork|hostIPC|allowPrivilegeEscalation)[\"']?\s*:\s*true|hostPath[\"']?\s*:\s*\{?\s*[\"']?path"
+    r"[\"']?\s*:\s*[\"']?/(?:etc|root|var/run|proc|sys|dev)?[\"'\s},]|docker\.sock|name[\"']?\s*:\s*[\"']?cluster-admin"
+)
+
+
+def _kubernetes(call: Call) -> None:
+    _secret_printer(call)
+    if {"apply", "create", "replace", "patch", "run"} & {*call.words[1:]}:
+        given = [call.stdin.text or "", *call.words[1:]]
+        given += [call.walk.written.get(w.removeprefix("./")) or "" for w in call.words[1:]]
+        if any(_GRANTS.search(text) for text in given):
+            call.risk("privilege", "a container with the rights of the host")
+
+
+def _etcd(call: Call) -> None:
+    words = _acts(call)
+    if words[:1] == ["del"] and ({"--prefix", "--from-key"} & {*call.words}):
+        call.risk("destructive", "empties what the cluster knows")
+
+
 def _redis(call: Call) -> None:
-    if any(w.upper() in ("FLUSHALL", "FLUSHDB") for w in call.words):
+    if any(re.search(r"(?i)\bFLUSH(?:ALL|DB)\b", text) for text in (*call.words[1:], call.stdin.text or "")):
         call.risk("destructive", "empties the database")
 
 
@@ -255,11 +309,12 @@ BY_NAME: dict[str, Callable[[Call], None]] = {
     **dict.fromkeys(("docker", "podman", "nerdctl", "docker-compose"), _docker),
     **dict.fromkeys(("terraform", "tofu", "pulumi", "terragrunt"), _terraform),
     **dict.fromkeys(
-        ("gh", "gcloud", "aws", "az", "vault", "pass", "op", "security", "bw", "kubectl", "oc", "heroku", "secret-tool",
+        ("gh", "gcloud", "aws", "az", "vault", "pass", "op", "security", "bw", "heroku", "secret-tool",
          "doppler", "helm"), _secret_printer,
     ),
     **dict.fromkeys(("lwp-download", "ftp"), _fetched_file),
     **dict.fromkeys(("dig", "nslookup", "host", "drill", "ping"), _asks_names),
     "svn": _svn, "ssh-copy-id": _copies_key,
+    **dict.fromkeys(("kubectl", "oc"), _kubernetes), "etcdctl": _etcd,
     "gpg": _gpg, "git": _git, "openssl": _openssl, "ssh": _ssh, "redis-cli": _redis,
 }  # fmt: skip

@@ -14,8 +14,8 @@ from supervisor.decide.shell import places, variables
 from supervisor.decide.shell.calls import contents
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import ANY, SUBST, unknown
-from supervisor.decide.shell.options import operand, option
-from supervisor.decide.shell.programs import RUNNERS, STARTERS, base
+from supervisor.decide.shell.options import operand, operands, option
+from supervisor.decide.shell.programs import RUNNERS, RUNNERS_LONG, STARTERS, base
 
 if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
@@ -34,6 +34,14 @@ def starter(call: Call) -> Flow | None:
         return call.run(words[at:], "taskset") if at < len(words) else None
     if call.name == "bwrap":
         at = _bwrap(words)
+    if call.name in ("nodemon", "watchexec"):
+        text = option(words[1:], "--exec", "-x")
+        if text and call.name == "nodemon":
+            return call.shell(text, "nodemon --exec")
+    if call.name == "onchange":
+        at = words.index("--") + 1 if "--" in words else len(words)
+    if call.name == "dotenv" and "--" in words:
+        at = words.index("--") + 1
     at += how.operands
     while how.assigns and at < len(words) and _ASSIGNMENT.match(words[at]):
         at += 1
@@ -86,8 +94,44 @@ def runner(call: Call) -> Flow | None:
     at = operand(call.words, 1)
     if at >= len(call.words) or call.words[at] not in subcommands:
         return None
-    at = operand(call.words, at + 1, short)
+    at = operand(call.words, at + 1, short, RUNNERS_LONG)
     return call.run(call.words[at:], f"{call.name} run") if at < len(call.words) else None
+
+
+def fetched_runner(call: Call) -> Flow | None:
+    """npx, bunx, uvx, shx: a program of a package, which is fetched if need be."""
+    words = call.words
+    text = option(words[1:], "-c", "--call") if call.name == "npx" else None
+    if text:
+        return call.shell(text, "npx -c")
+    at = operand(words, 1, "p", RUNNERS_LONG)
+    if at < len(words) and re.match(r"https?://", words[at]):
+        call.risk("remote_code", f"{call.name} runs what came over the network")
+    return call.run(words[at:], call.name) if at < len(words) else None
+
+
+def removes(call: Call) -> Flow | None:
+    """rimraf, Remove-Item -Recurse: rm by another name."""
+    if call.name.lower() == "remove-item" and not any(re.match(r"(?i)-r", w) for w in call.words):
+        return None
+    return call.run(["rm", "-rf", *operands(call.words)], call.name)
+
+
+def several(call: Call) -> Flow | None:
+    """concurrently 'a' 'b', nodemon --exec 'a', just --command a, dc -e '!a'."""
+    words = call.words
+    if call.name == "concurrently":
+        for w in operands(words)[:16]:
+            call.walk.script(w, call.inner(call.name), call.span, call.name, guess=True)
+        return UNKNOWN
+    if call.name == "just":
+        at = next((i for i, w in enumerate(words) if w in ("--command", "-c")), 0)
+        return call.run(words[at + 1 :], "just --command") if at and at + 1 < len(words) else None
+    for text in (option(words[1:], "-e", "--expression") or "", call.stdin.text or ""):
+        for line in text.split("\n")[:16]:
+            if "!" in line:
+                call.walk.script(line.partition("!")[2], call.inner("dc"), call.span, "dc", guess=True)
+    return None
 
 
 def loader(call: Call) -> Flow | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places, risks
+from supervisor.decide.shell.calls import contents
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import SUBST, known, unknown
 from supervisor.decide.shell.options import operand, option, split
@@ -156,8 +157,11 @@ def container(call: Call) -> Flow | None:
         )
         at += 2 if w in _DOCKER_VALUES else 1
     command = words[at + 1 :]
+    image = re.split("[:@]", base(words[at]))[0] if at < len(words) else ""
     if entry:
         command = [entry, *command]
+    elif image in risks.IMAGES and words[start] != "exec":
+        command = [image, *command]
     return call.run(command, f"{call.name} {words[start]}") if command else None
 
 
@@ -226,8 +230,8 @@ def texts(call: Call) -> Flow | None:
     if name == "zip":
         text = option(words[1:], "-TT", "--unzip-command")
         return call.shell(text, "zip -TT") if text else None
-    if name == "crontab" and call.stdin.text:
-        for line in call.stdin.text.split("\n")[:16]:
+    if name == "crontab":
+        for line in _lines_of(call):
             text = re.sub(r"^\s*(?:@\w+|(?:\S+\s+){5})", "", line)
             call.walk.script(text, call.inner("crontab"), call.span, "crontab", guess=True)
     if name == "less":
@@ -240,6 +244,13 @@ def texts(call: Call) -> Flow | None:
         )
         return call.shell(text, f"{name} --filter") if text else None
     return None
+
+
+def _lines_of(call: Call) -> list[str]:
+    """What a program is fed, or finds in the file that it is told, as far as it is known: its first lines."""
+    named = operand(call.words, 1, "u")
+    given = contents(call.walk, call.words[named]) if call.words[named:][:1] not in ([], ["-"]) else call.stdin
+    return [line for text in (given.text or "", *given.perhaps) for line in text.split("\n")][:16]
 
 
 def editor(call: Call) -> Flow | None:
@@ -258,7 +269,7 @@ def editor(call: Call) -> Flow | None:
     )
     for text in [one.lstrip(" \t\n:") for one in given[:200]]:
         found = re.match(
-            r"(?:!|shell\s+|\.shell\s+|\.system\s+|\\!|system\s+|r\s*!|py3?(?:thon3?)?\s+|lua\s+)(.*)",
+            r"(?:sil(?:ent)?!?\s+)?(?:!|shell\s+|\.shell\s+|\.system\s+|\\!|system\s+|r\s*!|py3?(?:thon3?)?\s+|lua\s+)(.*)",
             text,
             re.DOTALL,
         )

@@ -66,12 +66,14 @@ class Walk:
         "paths",
         "problem",
         "refused",
+        "renamed",
         "risks",
         "scripts",
         "size",
         "steps",
         "texts",
         "trees",
+        "waiting",
         "written",
     )  # fmt: skip
 
@@ -90,6 +92,8 @@ class Walk:
         self.decoded: set[str] = set()  # files whose text was decoded
         self.trees: set[str] = set()  # directories whose files came over the network
         self.written: dict[str, str | None] = {}  # files that the script itself wrote, with their text
+        self.renamed: dict[str, str] = {}  # copies of programs and links to them, and what they are
+        self.waiting: list[tuple[str, Scope, tuple[int, int]]] = []  # what a shell reads that is not written yet
         self.fetched = False  # something came over the network into a file of which the name is not known
         self.connected = False  # something holds a connection to the network
         self._chars: list[int] | None = None
@@ -318,6 +322,9 @@ class Walk:
     def planted(self) -> None:
         """What the script wrote where it is run later. Files that it names there are not this command's."""
         scripts = dict(self.scripts)
+        for path, scope, span in self.waiting[:16]:
+            if text := self.written.get(path):
+                self.script(text, scope, span, scope.via, guess=True)
         for path, text in list(self.written.items()) if self.parse is not None else ():
             if text and places.run_later(path):
                 self.script(text, Scope(positionals=[]), (0, 0), path, guess=True)

@@ -116,7 +116,8 @@ class Expander:
         if kind == "ExtGlob":
             return "*"
         self.walk.scan(part, self.scope)  # ArithmExp and whatever a later parser knows
-        return ANY
+        number = params.arithmetic(part.get("X")) if kind == "ArithmExp" else None
+        return ANY if number is None else str(number)
 
     def _substitution(self, part: dict[str, Any], *, quoted: bool) -> str:
         flow = self.walk.substituted(part.get("Stmts") or [], self.scope)

@@ -44,7 +44,7 @@ def words(analysis: Analysis) -> list[tuple[str | None, ...]]:
         ("v=abcdef; x ${v:1:2} ${v%ef} ${v#ab} ${v/cd/X} ${v^^} ${v:-z} ${#v}",
          ("x", "bc", "abcd", "cdef", "abXef", "ABCDEF", "abcdef", None)),
         ("x ${none:-d} $(echo e) `printf f`", ("x", "d", "e", "f")),
-        ("x $(date) $((1 + 1))", ("x", None, None)),
+        ("x $(date) $((1 + 1)) $((n + 1))", ("x", None, "2", None)),
         ("v=1; v+=2; x $v", ("x", "12")),
         ("read v <<< 'hi there'; x \"$v\"", ("x", "hi there")),
         ("printf -v v '%s-%s' a b; x $v", ("x", "a-b")),
