@@ -42,7 +42,8 @@ _DELETES = re.compile(
 _HIDDEN = re.compile(
     r"(?:\b(?:exec|eval|system|compile|marshal\.loads|__import__)\b|Function\s*\(|pickle\.loads|\bos\.system|subprocess)"
     r"[\s\S]{0,120}(?:b64decode|decodebytes|fromhex|unhexlify|atob|base64|\bpack\s*[(\"']|fromCharCode|rot.?13|zlib\.decompress|decode_base64"
-    r"|\[::-1\]|\breverse\b|\.join\s*\(\s*(?:map\s*\(\s*)?chr|chr\s*\(\s*\d+\s*\)\s*[+.]|codecs\.decode|\\x[0-9a-f]{2}\\x)",
+    r"|\[::-1\]|\breverse\b|\.join\s*\(\s*(?:map\s*\(\s*)?chr|chr\s*\(\s*\d+\s*\)\s*[+.]|codecs\.decode|\\x[0-9a-f]{2}\\x)"
+    r"|\bmap\s*\{?\s*chr\b[\s\S]{0,200}\b(?:system|exec|eval)\b",
     re.IGNORECASE,
 )
 _FETCHED = re.compile(
@@ -75,6 +76,14 @@ _CHMOD = re.compile(r"\bchmod(?:Sync)?\s*\(?\s*" + _STRING + r"\s*,\s*0?o?([0-7]
 _CHMOD_FIRST = re.compile(r"\bchmod\s*\(?\s*0?o?([0-7]{3,4})\s*,\s*" + _STRING)
 _ENDS_ALL = re.compile(r"\bkill\s*\(?\s*(?:['\":]?\w+['\"]?\s*,\s*)?-1\b")
 _DENO = re.compile(r"\bDeno\.Command\s*\(\s*" + _STRING + r"\s*,\s*\{[^{}]{0,200}?\bargs\s*:\s*(\[[^\]]*\])")
+# Rust: Command::new("sh").arg("-c").args(["x", "y"])
+_COMMAND_NEW = re.compile(
+    r"\bCommand::new\s*\(\s*"
+    + _STRING
+    + r"\s*\)(?:\s*\.\s*args?\s*\(\s*&?(?:\[[^\]]{0,2000}\]|"
+    + _STRING
+    + r")\s*\)){1,16}"
+)
 _INCLUDES = re.compile(r"\b(?:include|require)(?:_once)?\b\s*\(?\s*['\"](?:https?|ftp|data):")
 _SHELL_NET = re.compile(
     r"(?:spawn|exec)\w*\s*\(\s*['\"](?:/bin/)?(?:ba|z|da|a)?sh['\"][\s\S]{0,400}(?:\bnet\s*\.|Socket|\bconnect\s*\()"
@@ -149,6 +158,11 @@ def _capable(code: str) -> bool:
     return _CAPABLE.search(bare) is not None
 
 
+def runs_arguments(code: str) -> bool:
+    """Whether code could run what it was called with."""
+    return re.search(r"\b(?:argv|ARGV|args)\b", code) is not None and _capable(code)
+
+
 def starts(code: str, *, guess: bool = True) -> list[str | list[str]]:
     """What the code starts: shell texts, and lists of words. With `guess` any text of it, where it starts some."""
     out: list[str | list[str]] = []
@@ -170,6 +184,8 @@ def starts(code: str, *, guess: bool = True) -> list[str | list[str]]:
     out += [["chmod", m.group(1), literal(m.group(2))] for m in _CHMOD_FIRST.finditer(code)]
     out += [["kill", "-9", "-1"] for _ in list(_ENDS_ALL.finditer(code))[:1]]
     out += [[literal(m.group(1)), *strings(m.group(2))] for m in _DENO.finditer(code)]
+    for match in _COMMAND_NEW.finditer(code):
+        out.append([literal(m.group(1)) for m in _LITERAL.finditer(match.group(0))])
     out += [m.group(1) for m in _OPENED.finditer(code) if "|" in m.group(0)]
     out += [m.group(1) or m.group(2) for m in _UNQUOTED.finditer(code)]
     for pattern in (_BACKTICKS, _PIPED) if guess else (_PIPED,):
@@ -193,7 +209,7 @@ def strings(code: str) -> list[str]:
 
 # A text of SQL that is handed to what runs it.
 _SQL = re.compile(
-    r"\.\s*(?:execute\w*|executescript|query\w*|exec|raw|text|prepare|run|\$executeRaw\w*|\$queryRaw\w*|createQuery|update)"
+    r"(?:\.|::|->)\s*(?:statement|unprepared|execute\w*|executescript|query\w*|exec|raw|text|prepare|run|\$executeRaw\w*|\$queryRaw\w*|createQuery|update)"
     r"\s*\(?\s*(?:\w+\s*\(\s*)?"
     r"(?:[bBfFuUrR]{0,2}(?P<three>\"{3}|'{3})(?P<long>[\s\S]{0,4096}?)(?P=three)|" + _STRING + r")"
 )

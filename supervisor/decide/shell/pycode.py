@@ -32,7 +32,7 @@ def read(text: str) -> Found | None:
     reader = _Reader(Found())
     if not reader.code(text):
         return None
-    reader.found.opaque |= reader.named_starts > 0
+    reader.found.opaque |= reader.named_starts > 0 or e.runs_own(reader.found)
     return reader.found
 
 
@@ -188,6 +188,7 @@ class _Reader(Evaluator):
         first = args[0] if args else named.get("args", named.get("cmd", UNKNOWN))
         module, _, last = name.rpartition(".")
         if name == "getattr" and len(args) > 1 and isinstance(first.it, Ref) and (attr := v.text(args[1])):
+            self.found.opaque |= ANY in attr
             return Val(Ref(f"{first.it.name}.{attr}"))
         if name in ("__import__", "importlib.import_module"):
             return Val(Ref(v.text(first) or ANY))
@@ -198,6 +199,7 @@ class _Reader(Evaluator):
             return self.coded(name, first)
         if name in e.RUNS_TEXT or name in e.RUNS_LIST or (last in e.SYSTEM and module not in ("", "platform")):
             e.started(self.found, name, first, args)
+            self.found.opaque |= bool({"input", "stdin"} & named.keys()) and e.reads_commands(first)
         elif module == "os" and (last.startswith(("exec", "spawn", "posix_spawn"))):
             e.replaced(self.found, last, args)
         elif name in e.OPENS:

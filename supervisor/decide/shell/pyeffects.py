@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from supervisor.decide.shell import pyvalues as v
 from supervisor.decide.shell.flow import FILE, NET
 from supervisor.decide.shell.marks import ANY
+from supervisor.decide.shell.programs import base, is_interpreter
 from supervisor.decide.shell.pyvalues import UNKNOWN, PathText, Val
 
 if TYPE_CHECKING:
@@ -40,8 +41,25 @@ def started(found: Found, name: str, first: Val, args: list[Val]) -> None:
         found.starts.append(given)
     else:
         found.opaque = True
+    found.opaque |= "$" in "".join(words or [given or ""])  # a variable that it may have set
     if NET in first.traits:
         found.signs.append(("remote_code", "code that starts what it fetched"))
+
+
+def reads_commands(first: Val) -> bool:
+    """Whether a program that is started reads commands, or starts others, from what it is fed."""
+    words = v.texts(first) or (v.text(first) or "").split()
+    return any(is_interpreter(word) or base(word) in ("xargs", "parallel", "at", "batch") for word in words)
+
+
+def runs_own(found: Found) -> bool:
+    """Whether code starts something with a file that it wrote: what it wrote may be what runs."""
+    written = {path.removeprefix("./") for path, writes in found.paths if writes}
+    for start in found.starts if written else ():
+        words = start.split() if isinstance(start, str) else start
+        if "-n" not in words and any(word.removeprefix("./") in written for word in words):
+            return True
+    return False
 
 
 def replaced(found: Found, how: str, args: list[Val]) -> None:

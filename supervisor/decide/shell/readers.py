@@ -142,6 +142,8 @@ def interpreter(call: Call) -> Flow | None:
     if codes:
         for text in codes:
             code(call, text, f"{call.name} -{letters[0]}")
+        for given in words[at:][:8] if any(inline.runs_arguments(text) for text in codes) else ():
+            call.walk.script(given, call.inner(call.name), call.span, call.name, guess=True)
         texts = tuple(one for text in codes for one in inline.strings(text) if " " in one)[:8]
         return Flow(None, call.stdin.traits - {f.TREE}, (), texts)
     if at < len(words) and not STDIN.fullmatch(words[at]):

@@ -296,6 +296,8 @@ def _device(call: Call) -> None:
 
 
 def _npm(call: Call) -> None:
+    if "get" in call.words[1:3] and any("authToken" in w for w in call.words):
+        call.risk("secrets", "prints the token of a registry")
     if "unpublish" in call.words[1:3]:
         call.risk("destructive", "takes a package away from everybody who uses it")
     if {"script-shell", "git", "node-options"} & set(call.words[3:4]) and call.words[1:3] == ["config", "set"]:

@@ -122,7 +122,7 @@ def _git(call: Call) -> None:
     joined = " ".join(call.words[1:])
     if "--help" in call.words:
         return
-    if _REWRITES.search(joined):
+    if _REWRITES.search(joined) or re.search(r"\bconfig\b.* remote\.\S+\.push \+", joined):
         call.risk("destructive", "rewrites or deletes history")
     if "credential" in joined and re.search(r"\bcredential(?:-\S+)? (?:fill|get)\b", joined):
         call.risk("secrets", "prints stored passwords")

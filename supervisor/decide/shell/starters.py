@@ -105,7 +105,7 @@ def fetched_runner(call: Call) -> Flow | None:
     if text:
         return call.shell(text, "npx -c")
     at = operand(words, 1, "p", RUNNERS_LONG)
-    if at < len(words) and re.match(r"https?://", words[at]):
+    if any(re.match(r"https?://", w) for w in words[1 : at + 1]):
         call.risk("remote_code", f"{call.name} runs what came over the network")
     return call.run(words[at:], call.name) if at < len(words) else None
 

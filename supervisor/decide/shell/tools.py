@@ -169,7 +169,9 @@ def cluster(call: Call) -> Flow | None:
     """kubectl exec POD -- CMD, kubectl run NAME --image=X -- CMD"""
     words = call.words
     if ("exec" in words or "run" in words or "debug" in words) and "--" in words:
-        return call.run(words[words.index("--") + 1 :], "kubectl exec")
+        command = words[words.index("--") + 1 :]
+        image = re.split("[:@]", base(option(words[1:], "--image") or ""))[0]
+        return call.run([image, *command] if image in risks.IMAGES else command, "kubectl exec")
     return None
 
 
