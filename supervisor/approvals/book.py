@@ -110,14 +110,30 @@ class Book(Grants):
                 new_id("apr"), kind, "pending", asker, labels or {}, session, target, self.digest, now,
                 now + self.approvals.timeout_ms / 1000, needed, pack(what, reasons),
             )  # fmt: skip
-            terms.check_room(
-                self.approvals,
-                len(self._index.pending) + len(self._asking),
-                self._index.weight + self._asking_bytes + question.weight,
-            )
+            self._check_room(question)
             self._asking_bytes += question.weight
             writing = self._asking[target] = self._begin(self._ask(question))
         return await asyncio.shield(writing)
+
+    def _check_room(self, question: Question) -> None:
+        """Where there is no room, the newest questions of who asks most make some: one flood shuts nobody else out."""
+        crowd: list[Question] | None = None
+        while True:
+            try:
+                terms.check_room(
+                    self.approvals,
+                    len(self._index.pending) + len(self._asking),
+                    self._index.weight + self._asking_bytes + question.weight,
+                )
+            except LimitReached:
+                crowd = self._index.crowding(question.who) if crowd is None else crowd
+                crowd = [q for q in crowd if q.id != self._deciding]
+                if not crowd:
+                    raise
+                self._end([crowd.pop(0)], "cancelled", "others had no room left to ask; ask again later")
+                self._trim()
+            else:
+                return
 
     async def _ask(self, question: Question) -> Question:
         try:

@@ -88,7 +88,7 @@ async def obtain(
             raise required(question)
         if question.state == "cancelled":
             raise Conflict(
-                "the question was withdrawn, or the policy was reloaded while it waited",
+                "the question was withdrawn, made room for others', or the policy was reloaded while it waited",
                 field="approval",
                 hint="send the request again: it is decided anew",
                 approval=question.id,

@@ -6,6 +6,7 @@ lists that forget() and friends return are what has to go from the disk too.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Index:
         self.pending: dict[str, str] = {}  # target -> id of the question about it
         self.refused: dict[str, str] = {}  # target -> id of the question that ended without a yes, kept as long as it
         self.weight = 0  # bytes that pending questions keep
+        self._asked: Counter[tuple[int, str]] = Counter()  # pending questions of each uid and unit
         self._ended: dict[str, None] = {}  # questions, oldest first
         self._ended_bytes = 0
         self._ended_grants: dict[str, None] = {}
@@ -42,6 +44,7 @@ class Index:
         if question.state == "pending":
             self.pending[question.target] = question.id
             self.weight += question.weight
+            self._asked[question.who] += 1
         else:
             self._keep(question)
 
@@ -51,6 +54,9 @@ class Index:
         if question.state == "pending":
             return
         self.weight -= question.weight
+        self._asked[question.who] -= 1
+        if self._asked[question.who] <= 0:
+            del self._asked[question.who]
         if self.pending.get(question.target) == question.id:
             del self.pending[question.target]
         self._keep(question)
@@ -78,6 +84,15 @@ class Index:
 
     def pending_questions(self) -> Iterator[Question]:
         return (self.questions[ident] for ident in self.pending.values())
+
+    def crowding(self, who: tuple[int, str]) -> list[Question]:
+        """What somebody asks who asks more than `who` would with one question more: so much of it, the newest first."""
+        most, fair = max(self._asked.values(), default=0), self._asked.get(who, 0) + 1
+        if most <= fair:
+            return []
+        other = next(one for one, count in self._asked.items() if count == most)
+        theirs = sorted((q for q in self.pending_questions() if q.who == other), key=lambda q: q.created)
+        return theirs[fair:][::-1]
 
     # --- grants ---------------------------------------------------------------------------------------------------
 

@@ -160,6 +160,11 @@ class Question:
     ended: float | None = None
 
     @property
+    def who(self) -> tuple[int, str]:
+        """Uid and unit of who asks."""
+        return self.asker["uid"], self.asker["unit"]
+
+    @property
     def what(self) -> dict[str, Any]:
         """Exactly what will be done, for a person to read."""
         found: dict[str, Any] = self._unpacked()["what"]

@@ -289,8 +289,8 @@ class Approvals(f.Table):
         probe="approvals",
     )  # fmt: skip
     pending: Annotated[int, f.count(1, 10_000)] = f.key(
-        1000, "Questions that may be open at once; one more is refused.", unit=_COUNT, enforcer=_DECIDE,
-        probe="approvals",
+        1000, "Questions that may be open at once. One more is refused, or takes the place of the newest of whoever "
+        "asks most.", unit=_COUNT, enforcer=_DECIDE, probe="approvals",
     )  # fmt: skip
     grant: Annotated[int, PlainValidator(v.a_time)] = f.key(
         "10m", "How long a yes holds that names no time.", unit=_TIME, enforcer=_DECIDE, probe="approvals"

@@ -11,7 +11,7 @@ import pytest
 from supervisor.approvals import terms
 from supervisor.errors import ApprovalDenied, Conflict, Denied, InvalidRequest, LimitReached, NotFound
 from supervisor.policy.snapshot import Approvals
-from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, World
+from tests.unit.approvals.world import AGENT, ANNA, APPROVALS, BERT, POLICY, REASON, SESSION, TARGET, World
 
 
 async def test_the_same_thing_asked_again_is_the_same_question(world: World) -> None:
@@ -402,3 +402,33 @@ async def test_a_store_that_fails_changes_nothing(world: World) -> None:
     assert world.book.grants() == []
     await world.start()
     assert world.book.questions() == [asked]
+
+
+async def test_who_floods_the_questions_shuts_nobody_else_out(world: World) -> None:
+    """Where there is no room, the newest of who asks most go, down to an equal share, and no further."""
+    await world.book.serve(replace(APPROVALS, pending=6), POLICY)
+    other = {"uid": 1001, "pid": 8, "unit": "other.service"}
+
+    async def theirs(n: int) -> None:
+        target = replace(TARGET, uid=1001, unit="other.service", cwd=f"/srv/ws/{n}").digest()
+        await world.book.ask("run", other, target, {"tool": "shell", "argv": ["x"]}, [REASON])
+
+    flood = []
+    for n in range(6):
+        flood.append((await world.ask(cwd=f"/srv/ws/{n}")).id)
+        world.clock.advance(1)
+    with pytest.raises(LimitReached, match="6 questions wait"):
+        await world.ask(cwd="/srv/ws/more")
+    for n in range(3):
+        await theirs(n)
+        world.clock.advance(1)
+    with pytest.raises(LimitReached, match="6 questions wait"):
+        await theirs(3)
+    with pytest.raises(LimitReached, match="6 questions wait"):
+        await world.ask(cwd="/srv/ws/more")
+    assert [q.id for q in world.book.questions("pending") if q.asker == AGENT] == flood[2::-1]
+    gone = [world.book.question(ident) for ident in flood[3:]]
+    assert {q.state for q in gone} == {"cancelled"}
+    assert world.events[-4][2]["reason"] == "others had no room left to ask; ask again later"
+    await world.restart()
+    assert len(world.book.questions("pending")) == 6
