@@ -40,7 +40,7 @@ def _attempt(what: Callable[[], None]) -> str:
 
 
 def layers(tree: Tree) -> dict[str, dict[str, Any]]:
-    """layer -> {present, detail, remedy} for every layer that a profile may require."""
+    """layer -> {present, detail, remedy} for every layer that a profile may require, and for what counters need."""
     abi = landlock.abi()
     has = tree.layers()
     no_landlock = "boot a kernel >= 5.13 with CONFIG_SECURITY_LANDLOCK=y and landlock in the lsm= list"
@@ -74,6 +74,11 @@ def layers(tree: Tree) -> dict[str, dict[str, Any]]:
             "set user.max_user_namespaces above 0 (root needs one)",
         ),
         **{f"cgroup.{c}": (has[c], tree.kind, no_cgroup) for c in ("memory", "pids", "cpu")},
+        "cgroup.io": (
+            has["io"],
+            f"{tree.kind}: counts bytes written" if has["io"] else f"{tree.kind}: bytes written are not counted",
+            "mount cgroup2 with the io controller; `written` of [[budgets]] counts nothing until then",
+        ),
     }
     return {
         name: {"present": there, "detail": detail, "remedy": "" if there else remedy}

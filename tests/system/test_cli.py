@@ -225,6 +225,14 @@ def test_status_and_doctor_agree_that_the_service_is_well(stockade: Any) -> None
     assert [proof for proof in doctor["proofs"] if not proof["ok"]] == []
 
 
+def test_doctor_says_whether_bytes_written_are_counted(stockade: Any, daemon: Daemon, workspace: Path) -> None:
+    """What `written` of [[budgets]] needs; a host that cannot count them is no failure, and is told of."""
+    checks = json.loads(stockade("doctor", "--json").stdout)["checks"]
+    found = next(check for check in checks if check["name"] == "cgroup.io")
+    counted = "written_bytes" in daemon.run(workspace, "true")["usage"]
+    assert (found["ok"], found["required"], "[[budgets]]" in found["remedy"]) == (counted, False, not counted)
+
+
 def test_an_emergency_stop_kills_and_refuses_until_resumed(start: Any, stockade: Any, daemon: Daemon) -> None:
     process = start("run", "-c", "echo ready; sleep 60")
     assert os.read(process.stdout.fileno(), 6) == b"ready\n"
