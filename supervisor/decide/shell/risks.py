@@ -59,8 +59,11 @@ _KEY_FILE = re.compile(
     r"\*?(?:id_(?:rsa|dsa|ecdsa|ed25519)|_rsa|shadow|wallet\.dat|credentials|\.netrc|\.pgpass|\.git-credentials|\.htpasswd"
     r"|[\w*]*\.(?:kdbx|p12|pfx|ppk|jks|keystore))\*?"
 )
-_KEY_TEXT = re.compile(r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|gh[pousr]_|xox[abp]-", re.I)
-_KEY_NAME = re.compile(r"aws_secret_access_key|aws_session_token", re.I)  # in sources it is where a setting is read
+_KEY_TEXT = re.compile(
+    r"BEGIN[\w .*\\]*PRIVATE KEY|PRIVATE KEY-|AKIA|gh[pousr]_|xox[abp]-"
+    r"|aws_(?:secret_access_key|session_token)",
+    re.IGNORECASE,
+)
 
 # Programs that belong to the system; anything else that is run by its path is a file that somebody may look at.
 _INSTALLED = re.compile(r"/(?:usr|bin|sbin|lib|lib64|opt|nix/store)/")
@@ -218,7 +221,7 @@ def _chmod(call: Call) -> None:
     for w in operands(call.words)[:1]:
         if re.fullmatch(r"0?[2467][0-7]{3}", w) or re.search(r"(?:^|,)[ugoa]*[+=][rwxXt]*s", w):
             call.risk("privilege", f"mode {w} runs a program as its owner")
-        elif mode(w, "777"):
+        elif mode(w, "777") or re.fullmatch(r"0?[0-7]{2}[2367]", w):
             call.risk("privilege", f"mode {w} lets anybody change it")
     for w in operands(call.words)[1:]:
         if not unknown(w) and places.vast(w, call.scope.cwd) and w not in ("..", "../"):
@@ -351,8 +354,9 @@ def _locate(call: Call) -> None:
 
 def _search(call: Call) -> None:
     words = operands(call.words)
+    # In the workspace it is where a setting is read, or a look for what should not be checked in.
     outside = any(w[:1] in "/~" or ".env" in w or unknown(w) for w in words[1:] if w) or call.stdin is not f.EMPTY
-    if any(_KEY_TEXT.search(w) for w in call.words[1:]) or (outside and any(_KEY_NAME.search(w) for w in words[:1])):
+    if outside and any(_KEY_TEXT.search(w) for w in call.words[1:]):
         call.risk("secrets", "looks for keys in files")
     if (
         f.ENVIRON in call.stdin.traits
