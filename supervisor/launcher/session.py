@@ -128,6 +128,7 @@ class Session:
     runs: set[str] = field(default_factory=set)
     granted: Profile | None = None  # what policy said when it was opened; `profile` may be narrower
     outdated: bool = False  # policy says something else by now
+    rests: bool = False  # its leader was told that nobody used it for a while
     ended: bool = False  # killed; its processes are going
     gone: bool = False  # removed
     failure: str = ""
@@ -197,6 +198,13 @@ class Session:
         for child in self.idle:
             with contextlib.suppress(OSError):
                 socket.send_fds(child.ctl, [b"ruleset"], [ruleset])
+
+    def rest(self) -> None:
+        """Nothing but waiting is left to do for the leader: it may give up what it does not need for that."""
+        if not self.rests:
+            self.rests = True
+            with contextlib.suppress(OSError):
+                self.leader.ctl.send(b"r", socket.MSG_DONTWAIT)
 
     def processes(self) -> list[Process]:
         return [self.leader, *self.idle]

@@ -229,7 +229,7 @@ class Warden:
 
     def refill(self, session: Session) -> None:
         wanted, _ = self._busy.get(session.id, (0, 0.0))
-        while not session.ended and len(session.idle) < wanted:
+        while not session.ended and sum(not child.doomed for child in session.idle) < wanted:
             session.idle.append(self._spawn(session, session.profile.limits))
 
     def _retire(self, session: Session) -> None:
@@ -239,11 +239,12 @@ class Warden:
         _, used = self._busy[session.id]
         now = time.monotonic()
         if session.runs or used + _RETIRE_AFTER > now:
-            self._loop.at(max(used, now - 1) + _RETIRE_AFTER, lambda: self._retire(session))
+            self._loop.at((now if session.runs else used) + _RETIRE_AFTER, lambda: self._retire(session))
             return
         self._busy[session.id] = (0, used)
         for child in session.idle:
             child.kill()
+        session.rest()
 
     def _child_ended(self, session: Session, child: Process) -> None:
         if child.pidfd >= 0:
@@ -261,7 +262,8 @@ class Warden:
             wanted = _WAITING
             self._loop.at(time.monotonic() + _RETIRE_AFTER, lambda: self._retire(session))
         nominal = limits == session.profile.limits
-        child = next((c for c in session.idle if c.made or nominal), None)
+        # One that was told to die stays until it has: it would take an order, and never carry it out.
+        child = next((c for c in session.idle if (c.made or nominal) and not c.doomed), None)
         if child is None:
             child = self._spawn(session, limits)
             wanted = min(_MOST_WAITING, max(_WAITING, wanted * 2))
