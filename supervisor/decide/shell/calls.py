@@ -116,7 +116,7 @@ def simple(
             return captured(walk, said, redirects)
     if walk.written and base(first) in SQL_CLIENTS:
         stdin = _statements_of(walk, words, stdin)
-    if first[0] == "=" and len(first) > 1:  # zsh: the path of that program
+    if first[:1] == "=" and len(first) > 1:  # zsh: the path of that program
         return simple(walk, [first[1:], *words[1:]], scope, span, redirects, stdin, flows, assigns)
     walk.command(words, scope, span, redirects, stdin)
     if walk.renamed and (old := walk.renamed.get(first.removeprefix("./"))) is not None:
