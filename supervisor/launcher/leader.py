@@ -111,13 +111,12 @@ def rest(ctl: socket.socket) -> None:
     Its signals that are ignored, its parent-death signal and its filter stay (execve(2), prctl(2), seccomp(2)). A
     session that has no cat, or may not execute it, goes on as it is.
     """
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd, target in ((ctl.fileno(), 0), (null, 1), (null, 2)):
-        os.dup2(fd, target)
-    for program in ("/usr/bin/cat", "/bin/cat"):
-        with contextlib.suppress(OSError):
-            os.execve(program, ["cat"], {})  # noqa: S606 - of the host's own, from a tree that no run can change
-    os.close(null)
+    with contextlib.suppress(OSError), open("/dev/null", "r+b", buffering=0) as null:
+        for fd, target in ((ctl.fileno(), 0), (null.fileno(), 1), (null.fileno(), 2)):
+            os.dup2(fd, target)
+        for program in ("/usr/bin/cat", "/bin/cat"):
+            with contextlib.suppress(OSError):
+                os.execve(program, ["cat"], {})  # noqa: S606 - of the host's own, from a tree that no run can change
 
 
 def lead(ctl: socket.socket, profile: Profile, identity: Identity, staging: str, filters: seccomp.Loadable) -> NoReturn:

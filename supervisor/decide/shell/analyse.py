@@ -38,7 +38,9 @@ _TOO_MUCH = "it runs more than can be followed"
 _LINE = 4096  # characters
 _CODE = 96  # the same, of one word
 _LINES = 24  # of a text that does not parse, how many are looked at alone
-_INTERESTING = SHELLS | INTERPRETERS | WRAPPERS | frozenset(remote.STARTS) | frozenset(projects.STARTS)
+_INTERESTING = (
+    SHELLS | INTERPRETERS | WRAPPERS | frozenset(remote.STARTS) | (frozenset(projects.STARTS) - projects.OF_FILES)
+)
 
 calls.STARTS.update(
     {

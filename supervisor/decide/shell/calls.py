@@ -302,14 +302,12 @@ def redirected(
         seen = len(by.flows)
         if op in ("<<", "<<-"):
             text = by.document(one)
-            given = Flow(text, f.joined(by.flows[seen:]).traits)
-            stdin = given if descriptor in ("", "0") else _held_open(walk, by, descriptor, given, stdin)
+            stdin = _fed(walk, by, descriptor, Flow(text, f.joined(by.flows[seen:]).traits), stdin)
             continue
         target = by.text(one.get("Word"))
         flows = by.flows[seen:]
         if op == "<<<":
-            given = Flow(target + "\n", f.joined(flows).traits)
-            stdin = given if descriptor in ("", "0") else _held_open(walk, by, descriptor, given, stdin)
+            stdin = _fed(walk, by, descriptor, Flow(target + "\n", f.joined(flows).traits), stdin)
             continue
         if op == "<&" and f"/dev/fd/{target}" in walk.written:
             stdin = contents(walk, f"/dev/fd/{target}")
@@ -323,13 +321,16 @@ def redirected(
     return out, stdin
 
 
-def _held_open(walk: Walk, by: Expander, descriptor: str, given: Flow, stdin: Flow) -> Flow:
-    """A text on a descriptor of its own, 3<<<text or {fd}<<<text: /dev/fd/3 is it from then on."""
-    name = descriptor.strip("{}")
-    if not name.isdigit():
-        by.scope.vars[name] = number = str(10 + len(walk.written))
-        name = number
-    walk.written[f"/dev/fd/{name}"] = given.text
+def _fed(walk: Walk, by: Expander, descriptor: str, given: Flow, stdin: Flow) -> Flow:
+    """What the command is fed once a text stands on a descriptor. On another than its input, 3<<<text or {fd}<<<text,
+    it is what /dev/fd/3 holds from then on.
+    """
+    if descriptor in ("", "0"):
+        return given
+    number = descriptor
+    if not descriptor.isdigit():
+        by.scope.vars[descriptor.strip("{}")] = number = str(10 + len(walk.written))
+    walk.written[f"/dev/fd/{number}"] = given.text
     return stdin
 
 

@@ -28,6 +28,13 @@ def operand(words: list[str], at: int, short: str = "", long: frozenset[str] = f
     return at
 
 
+def subcommand(words: list[str], values: frozenset[str], at: int = 1) -> int:
+    """Where the first word stands at or behind `at` that is neither an option nor the value of one of `values`."""
+    while at < len(words) and words[at][:1] == "-":
+        at += 2 if words[at] in values else 1
+    return at
+
+
 def option(words: list[str], *names: str) -> str | None:
     """The value of an option: `-c x`, `-cx`, `--command x`, `--command=x`."""
     for i, w in enumerate(words):

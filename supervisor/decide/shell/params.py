@@ -103,7 +103,7 @@ def _literal(index: dict[str, Any]) -> str:
 
 def _first(cut: dict[str, Any]) -> bool:
     """${PATH:0:1} is a slash."""
-    return _number(cut.get("Offset")) == 0 and _number(cut.get("Length")) == 1
+    return arithmetic(cut.get("Offset")) == 0 and arithmetic(cut.get("Length")) == 1
 
 
 def _operated(by: Expander, name: str, value: Value, exp: dict[str, Any]) -> Value:
@@ -164,7 +164,7 @@ def _some(items: list[str], start: int, length: int | None, *, positional: bool)
 def _sliced(value: Value, cut: dict[str, Any], *, positional: bool = False) -> Value:
     if value == UNSET:
         return UNSET
-    numbers = [_number(cut.get(part)) for part in ("Offset", "Length")]
+    numbers = [arithmetic(cut.get(part)) for part in ("Offset", "Length")]
     if isinstance(value, list) and numbers[0] is not None and (not cut.get("Length") or numbers[1] is not None):
         return _some(value, numbers[0], numbers[1], positional=positional)
     if not isinstance(value, str) or unknown(value) or numbers[0] is None or (cut.get("Length") and numbers[1] is None):
@@ -174,19 +174,6 @@ def _sliced(value: Value, cut: dict[str, Any], *, positional: bool = False) -> V
     if length is None:
         return value[start:]
     return value[start : start + length] if length >= 0 else value[start:length]
-
-
-def _number(node: dict[str, Any] | None) -> int | None:
-    if node is None:
-        return None
-    if node.get("Type") == "UnaryArithm" and node.get("Op") == "-":
-        inner = _number(node.get("X"))
-        return None if inner is None else -inner
-    if node.get("Type") == "ParenArithm":
-        return _number(node.get("X"))
-    parts = node.get("Parts") or []
-    text = parts[0].get("Value", "") if len(parts) == 1 and parts[0].get("Type") == "Lit" else ""
-    return int(text) if text.isdigit() and len(text) < 8 else None
 
 
 _OPERATIONS: dict[str, Callable[[int, int], int]] = {
@@ -201,6 +188,9 @@ def arithmetic(node: dict[str, Any] | None, depth: int = 0) -> int | None:
     kind = node.get("Type")
     if kind == "ParenArithm":
         return arithmetic(node.get("X"), depth + 1)
+    if kind == "UnaryArithm" and node.get("Op") == "-":
+        inner = arithmetic(node.get("X"), depth + 1)
+        return None if inner is None else -inner
     if kind == "BinaryArithm":
         left, right = arithmetic(node.get("X"), depth + 1), arithmetic(node.get("Y"), depth + 1)
         operation = _OPERATIONS.get(node.get("Op", ""))

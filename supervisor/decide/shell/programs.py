@@ -32,10 +32,11 @@ class Start(NamedTuple):
     long: frozenset[str] = frozenset()
     operands: int = 0  # of its own, before the command
     assigns: bool = False  # NAME=VALUE may stand before the command
+    dashes: bool = False  # `--` stands right before the command
 
 
-def _start(short: str = "", long: str = "", operands: int = 0, assigns: bool = False) -> Start:
-    return Start(short, frozenset(long.split()), operands, assigns)
+def _start(short: str = "", long: str = "", operands: int = 0, assigns: bool = False, dashes: bool = False) -> Start:
+    return Start(short, frozenset(long.split()), operands, assigns, dashes)
 
 
 # Programs whose arguments are, after options and operands of their own, a command and its arguments.
@@ -115,10 +116,11 @@ STARTERS: dict[str, Start] = {
     "repeat": _start("", "", 1),
     "cross-env": _start(assigns=True),
     "env-cmd": _start("fr", "file rc-file"),
-    "dotenv": _start("ecvp", ""),
+    "dotenv": _start("ecvp", dashes=True),
     "watchexec": _start("ewirdsf", "exts watch ignore restart delay signal filter shell stop-timeout"),
     "nodemon": _start("ewx", "exec ext watch ignore delay signal"),
-    "onchange": _start("d", "delay"),
+    "onchange": _start("d", "delay", dashes=True),
+    "sshpass": _start("pfde"),
 }  # fmt: skip
 # PROGRAM SUBCOMMAND [options] CMD ARGS
 RUNNERS: dict[str, tuple[frozenset[str], str]] = {
@@ -162,7 +164,7 @@ OTHER_STARTERS = frozenset(
      "ncat",
      "socat", "man", "less", "busctl", "crontab", "run-parts", "docker-compose", "xterm", "gnome-terminal", "setpriv",
      "split", "sort", "cmake", "ninja", "expect", "ed", "sqlite3", "mysql", "psql", "ftp", "telnet", "openvt", "7z",
-     "uvx", "shx", "concurrently", "just", "compgen", "complete",
+     "uvx", "shx", "concurrently", "just", "dc", "compgen", "complete",
      "mapfile", "readarray", "enable", "bind", "hash", "php"]
 )  # fmt: skip
 WRAPPERS = frozenset(STARTERS) | frozenset(RUNNERS) | OTHER_STARTERS

@@ -123,6 +123,10 @@ def managed(call: Call) -> Flow | None:
     return readers.interpreter(call)
 
 
+# Of them, those that follow nothing but files which the same text wrote: words alone hold no text for a shell.
+OF_FILES = frozenset(
+    ["go", "cargo", "java", "rustc", "gcc", "tinygo", "pytest", "py.test", "tox", "nox", "pip", "pip3"]
+)
 STARTS: dict[str, Callable[[Call], Flow | None]] = {
     **dict.fromkeys(("npm", "yarn", "pnpm"), node),
     **dict.fromkeys(("go", "cargo", "java", "rustc", "gcc", "tinygo"), compiled),

@@ -191,7 +191,9 @@ def code(call: Call, text: str, via: str) -> None:
     parsed = pycode.read(text) if call.name in _PYTHONS else None
     guess = parsed is None or parsed.opaque  # else it tells itself what it starts
     looked = [inline.read(one, guess=guess) for one in dict.fromkeys((text, inline.expanded(text)))]
-    for one in (*looked, *([] if parsed is None else [parsed])):
+    if parsed is not None:
+        looked.append(parsed)
+    for one in looked:
         _did(call, one, via, fetches=inline.FETCHES.search(text) is not None)
     for said in inline.strings(text):
         if said[:1] in "/~" and places.SECRET.search(said):

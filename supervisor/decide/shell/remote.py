@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from supervisor.decide.shell.flow import UNKNOWN, Flow
 from supervisor.decide.shell.options import operand, operands, option
@@ -18,32 +18,18 @@ if TYPE_CHECKING:
     from supervisor.decide.shell.calls import Call
 
 
-class _Fleet(NamedTuple):
-    """How a parallel shell reads its own arguments: then all that follows is one text for a shell."""
-
-    short: str  # letters of options with a value
-    operands: int = 0  # of its own, before the command
-
-
+# Programs that run all that follows their options as one text for a shell; letters of the options with a value.
 _FLEETS = {
-    "pdsh": _Fleet("wxgXlRutfF"),
-    "clush": _Fleet("wxgXlturfOF"),
-    "dsh": _Fleet("mgfo"),
-    "pssh": _Fleet("hHlpoetOx"),
-    "parallel-ssh": _Fleet("hHlpoetOx"),
-    "sshpass": _Fleet("pfde"),
-    "mussh": _Fleet("hHlmoiPt"),
+    "pdsh": "wxgXlRutfF",
+    "clush": "wxgXlturfOF",
+    "dsh": "mgfo",
+    "pssh": "hHlpoetOx",
+    "parallel-ssh": "hHlpoetOx",
 }
 
 
 def fleet(call: Call) -> Flow | None:
-    how = _FLEETS[call.name]
-    at = operand(call.words, 1, how.short) + how.operands
-    if call.name == "mussh":
-        text = option(call.words[1:], "-c", "--command")
-        return call.shell(text, "mussh") if text else None
-    if call.name == "sshpass":
-        return call.run(call.words[at:], "sshpass") if at < len(call.words) else None
+    at = operand(call.words, 1, _FLEETS[call.name])
     return call.shell(" ".join(call.words[at:]), call.name) if at < len(call.words) else None
 
 
@@ -153,12 +139,12 @@ def _behind(words: list[str], count: int) -> int:
 
 
 def texts(call: Call) -> Flow | None:
-    """vagrant ssh -c TEXT, flyctl ssh console -C TEXT, cmd /c TEXT."""
+    """vagrant ssh -c TEXT, flyctl ssh console -C TEXT, mussh -c TEXT, cmd /c TEXT."""
     words = call.words
     if call.name in ("cmd", "cmd.exe"):
         at = next((i for i, w in enumerate(words) if w.lower() in ("/c", "/k", "/r")), 0)
         return call.shell(" ".join(words[at + 1 :]), "cmd /c") if at and at + 1 < len(words) else None
-    text = option(words[1:], "-c", "-C", "--command") if "ssh" in words else None
+    text = option(words[1:], "-c", "-C", "--command") if "ssh" in words or call.name == "mussh" else None
     return call.shell(text, f"{call.name} ssh") if text else None
 
 
@@ -167,6 +153,6 @@ STARTS: dict[str, Callable[[Call], Flow | None]] = {
     **dict.fromkeys(("salt", "salt-call", "salt-ssh"), salt),
     **dict.fromkeys(("gcloud", "aws", "az"), cloud),
     **dict.fromkeys(_INSIDE, inside),
-    **dict.fromkeys(("vagrant", "fly", "flyctl", "cmd", "cmd.exe"), texts),
+    **dict.fromkeys(("vagrant", "fly", "flyctl", "mussh", "cmd", "cmd.exe"), texts),
     "ansible": ansible,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from supervisor.decide.shell import flow as f
 from supervisor.decide.shell import places
 from supervisor.decide.shell.marks import ANY, SUBST, unknown
-from supervisor.decide.shell.options import operands, option
+from supervisor.decide.shell.options import operands, option, subcommand
 from supervisor.decide.shell.programs import SUBCOMMANDS
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ def addresses(call: Call, word: str) -> None:
 
 def _acts(call: Call) -> list[str]:
     """Subcommands and operands, without the options that stand before them and their values."""
-    words, at = call.words, 1
-    values = SUBCOMMANDS.get(call.name, frozenset())
-    while at < len(words) and words[at][:1] == "-":
-        at += 2 if words[at] in values else 1
-    return operands(words[at - 1 :])
+    return operands(call.words[subcommand(call.words, SUBCOMMANDS.get(call.name, frozenset())) - 1 :])
 
 
 def _secret_printer(call: Call) -> None:
@@ -54,7 +50,7 @@ def _secret_printer(call: Call) -> None:
         r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|bw get"
         r"|security (?:find-|dump-)"
         r"|(?:kubectl|oc) describe secrets?|(?:kubectl|oc) get secrets?\b.* -o (?!wide|name)"
-        r"|npm (?:config |c )?get \S*authToken|heroku config|secret-tool lookup|doppler secrets"
+        r"|heroku config|secret-tool lookup|doppler secrets"
         r"|kubectl config view",
         text,
     ) and not (call.name == "kubectl" and "config view" in text and "--raw" not in call.words):

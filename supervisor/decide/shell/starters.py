@@ -34,13 +34,9 @@ def starter(call: Call) -> Flow | None:
         return call.run(words[at:], "taskset") if at < len(words) else None
     if call.name == "bwrap":
         at = _bwrap(words)
-    if call.name in ("nodemon", "watchexec"):
-        text = option(words[1:], "--exec", "-x")
-        if text and call.name == "nodemon":
-            return call.shell(text, "nodemon --exec")
-    if call.name == "onchange":
-        at = words.index("--") + 1 if "--" in words else len(words)
-    if call.name == "dotenv" and "--" in words:
+    if call.name == "nodemon" and (text := option(words[1:], "--exec", "-x")):
+        return call.shell(text, "nodemon --exec")
+    if how.dashes and "--" in words:
         at = words.index("--") + 1
     at += how.operands
     while how.assigns and at < len(words) and _ASSIGNMENT.match(words[at]):
@@ -118,7 +114,7 @@ def removes(call: Call) -> Flow | None:
 
 
 def several(call: Call) -> Flow | None:
-    """concurrently 'a' 'b', nodemon --exec 'a', just --command a, dc -e '!a'."""
+    """concurrently 'a' 'b', just --command a, dc -e '!a'."""
     words = call.words
     if call.name == "concurrently":
         for w in operands(words)[:16]:

@@ -10,7 +10,7 @@ from supervisor.decide.shell import places, risks
 from supervisor.decide.shell.calls import contents
 from supervisor.decide.shell.flow import EMPTY, UNKNOWN, Flow
 from supervisor.decide.shell.marks import SUBST, known, unknown
-from supervisor.decide.shell.options import operand, option, split
+from supervisor.decide.shell.options import operand, option, split, subcommand
 from supervisor.decide.shell.programs import SUBCOMMANDS, base
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _DOCKER_VALUES = frozenset(
      "--log-opt", "--pid", "--platform", "--pull", "--restart", "--security-opt", "--shm-size", "--tmpfs", "--ulimit",
      "--userns", "--volumes-from", "--cidfile", "--cgroupns", "--ipc", "--runtime", "--stop-signal", "--uts", "--index"]
 )  # fmt: skip
+
+
+_COMPOSE_VALUES = frozenset(["-f", "--file", "-p", "--project-name", "--profile", "--env-file"])
 
 
 def cmake(call: Call) -> Flow | None:
@@ -131,17 +134,18 @@ def remote_shell(call: Call) -> Flow | None:
     return None
 
 
+def _entry(image: str) -> list[str]:
+    """The program that an image starts by itself, where its name says so: some/nmap:7."""
+    name = re.split("[:@]", base(image))[0]
+    return [name] if name in risks.IMAGES else []
+
+
 def container(call: Call) -> Flow | None:
     """docker, podman: what is run in the container."""
     words = call.words
-    values = SUBCOMMANDS.get(call.name, frozenset())
-    at = 1
-    while at < len(words) and words[at][:1] == "-":
-        at += 2 if words[at] in values else 1
+    at = subcommand(words, SUBCOMMANDS.get(call.name, frozenset()))
     if at < len(words) and words[at] in ("compose", "container"):
-        at += 1
-        while at < len(words) and words[at][:1] == "-":
-            at += 2 if words[at] in ("-f", "--file", "-p", "--project-name", "--profile", "--env-file") else 1
+        at = subcommand(words, _COMPOSE_VALUES, at + 1)
     if at >= len(words) or words[at] not in ("run", "exec", "create"):
         return None
     start, at = at, at + 1
@@ -157,11 +161,10 @@ def container(call: Call) -> Flow | None:
         )
         at += 2 if w in _DOCKER_VALUES else 1
     command = words[at + 1 :]
-    image = re.split("[:@]", base(words[at]))[0] if at < len(words) else ""
     if entry:
         command = [entry, *command]
-    elif image in risks.IMAGES and words[start] != "exec":
-        command = [image, *command]
+    elif at < len(words) and words[start] != "exec":
+        command = [*_entry(words[at]), *command]
     return call.run(command, f"{call.name} {words[start]}") if command else None
 
 
@@ -170,8 +173,7 @@ def cluster(call: Call) -> Flow | None:
     words = call.words
     if ("exec" in words or "run" in words or "debug" in words) and "--" in words:
         command = words[words.index("--") + 1 :]
-        image = re.split("[:@]", base(option(words[1:], "--image") or ""))[0]
-        return call.run([image, *command] if image in risks.IMAGES else command, "kubectl exec")
+        return call.run([*_entry(option(words[1:], "--image") or ""), *command], "kubectl exec")
     return None
 
 

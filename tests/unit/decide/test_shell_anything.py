@@ -54,4 +54,4 @@ def test_any_words(shfmt: Shfmt, argv: list[str], stdin: str | None) -> None:
 @given(texts)
 def test_any_script(shfmt: Shfmt, text: str) -> None:
     found = analyse.analyse_script(text, shfmt.parse)
-    assert found.commands or not found.parsed or text.strip()
+    assert all(0 <= one.start <= one.end <= len(text) for one in (*found.commands, *found.risks, *found.paths))
