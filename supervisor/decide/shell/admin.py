@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from supervisor.decide.shell import places
+from supervisor.decide.shell.marks import unknown
 from supervisor.decide.shell.match import spoken, uncommented
 from supervisor.decide.shell.options import operands
 from supervisor.decide.shell.programs import SQL_CLIENTS
@@ -143,6 +145,21 @@ def installs(call: Call) -> None:
             call.risk("remote_code", f"{call.name} installs {w}")
         elif w.removeprefix("./") in call.walk.downloaded:
             call.risk("remote_code", f"{call.name} installs {w}, which came over the network")
+
+
+_OF_SYSTEM = re.compile(r"/(?:bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|usr|var)(?:/|$)")
+
+
+def own(call: Call) -> bool:
+    """Whether chown(1) is about files of a workspace, and not for root: the kernel knows whether it may be."""
+    names = operands(call.words)
+    if len(names) < 2 or any(map(unknown, names)) or any(w.startswith("--ref") for w in call.words):
+        return False
+    if any(re.fullmatch(r"root|\+?0+", part) for part in re.split(r"[:.]", names[0])):
+        return False
+    return not any(
+        places.vast(w, call.scope.cwd) or _OF_SYSTEM.match(places.normal(w, call.scope.cwd)) for w in names[1:]
+    )
 
 
 def _powershell(call: Call) -> None:

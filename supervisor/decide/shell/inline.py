@@ -29,6 +29,11 @@ _CAPABLE = re.compile(
     r"\b(?:system|popen|exec\w*|spawn\w*|subprocess|getattr|__import__|eval|shell_exec|passthru|qx|getline|timeit|child_process)\b"
     r"|\|\s*\"(?:/bin/)?(?:ba|da|z)?sh"
 )
+# A text that is code itself, and could start something once it is run.
+CODE_TEXT = re.compile(
+    r"\b(?:system|popen|exec\w*|spawn\w*|subprocess|eval|getattr|__import__|timeit|child_process|shell_exec|passthru|qx)\b"
+    r"[\\\"')\]]*\s*[.(\[{\"'`]",
+)
 _UNQUOTED = re.compile(r"(?:^|[;\[\n])[ \t]*(?:exec|spawn)\s+(?![\s\"'(])([^\n;\]]+)|e?syscmd\(`?([^)'`\"]+)'?\)")
 _OPENED = re.compile(r"""\bopen\s*\(?[^,;()]*,\s*(?:"-\||"\|-|'-\||'\|-)?["']?\s*,?\s*["']\s*\|?([^"'|]+)\|?["']""")
 _PIPED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*\|\s*&?\s*getline|\|&?\s*"((?:[^"\\]|\\.)*)"')
@@ -154,7 +159,7 @@ def _capable(code: str) -> bool:
     """Whether code could run a text that it holds: by a name of its own, not by a word in what it says."""
     if not _CAPABLE.search(code):
         return False
-    bare = _LITERAL.sub(lambda m: m[0] if " " not in m[1] or _CAPABLE.fullmatch(m[1][1:-1]) else "''", code)
+    bare = _LITERAL.sub(lambda m: m[0] if " " not in m[1] or CODE_TEXT.search(m[1][1:-1]) else "''", code)
     return _CAPABLE.search(bare) is not None
 
 

@@ -190,17 +190,12 @@ def _read(name: str, command: Command) -> _Read:
     return found
 
 
-_HELPFUL = frozenset(["kubectl", "oc", "helm", "docker", "git"])  # with --help they do nothing else
-
-
 def _may_match(pattern: _Pattern, words: tuple[str | None, ...]) -> bool:
     """Whether a subcommand is among the words at all, before they are sorted; send-pack is read as push."""
     return not pattern.subcommands or pattern.subcommands[0] in words or "send-pack" in words
 
 
 def _matches(pattern: _Pattern, name: str, word: str, read: _Read) -> bool:
-    if name in _HELPFUL and "--help" in read.words:
-        return False
     if pattern.path and not _same_program(pattern.text.split()[0], word):
         return False
     if not pattern.path and pattern.program[:1] in "*?[" and not fnmatchcase(name, pattern.program):
@@ -260,7 +255,7 @@ def mode(word: str, wanted: str) -> bool:
 def _owner(word: str, wanted: str) -> bool:
     user = re.split(r"[:.]", word)[0].lstrip("+")
     if wanted == "root":
-        return user in ("root", "0")
+        return user == "root" or (user != "" and not user.strip("0"))
     return word == wanted or user == wanted
 
 
@@ -291,18 +286,20 @@ def _says(pattern: _Pattern, command: Command) -> bool:
 
 _PUT_TOGETHER = re.compile(r"'\s*\|\|\s*'")
 _LINE_COMMENT = re.compile(r"[ \t]*--(?:[ \t].*)?")
+_BEGINS_LITERAL = re.compile(r"['\"`$\\]|/\*")
 
 
 def uncommented(text: str) -> str:
-    """A text of SQL without the lines that are comments as a whole, where it is plain that they are in no literal."""
-    if "--" not in text or "/*" in text or "$$" in text:
+    """A text of SQL without the lines that are comments as a whole, up to where the first literal could begin."""
+    if "--" not in text:
         return text
     kept: list[str] = []
-    open_quotes = 0
-    for line in text.split("\n"):
-        if open_quotes % 2 == 0 and _LINE_COMMENT.fullmatch(line):
+    lines = text.split("\n")
+    for n, line in enumerate(lines):
+        if _LINE_COMMENT.fullmatch(line):
             continue
-        open_quotes += line.count("'") + line.count('"') + line.count("`")
+        if _BEGINS_LITERAL.search(line):
+            return "\n".join([*kept, *lines[n:]])
         kept.append(line)
     return "\n".join(kept)
 

@@ -31,7 +31,7 @@ WRITES_ALL = frozenset(
 )  # fmt: skip
 WRITES_LAST = frozenset(["cp", "ln", "install", "rsync", "scp", "link"])
 # Programs that show or change what a file is, and not what is in it.
-_OUTSIDE_ONLY = frozenset(["stat", "chmod", "test", "[", "[[", "mkdir", "touch", "du", "file", "realpath", "wc"])
+_OUTSIDE_ONLY = frozenset(["stat", "test", "[", "[[", "mkdir", "touch", "realpath"])
 # Programs that show or send what is in a file.
 READERS = frozenset(
     ["cat", "less", "more", "head", "tail", "bat", "base64", "xxd", "strings", "od", "hexdump", "nl", "tac", "rev",
@@ -192,7 +192,7 @@ def look(call: Call) -> None:
         if skip and w[:1] != "-":
             skip = False
             continue
-        if w.startswith("--exclude") or words[i - 1] == "--exclude":
+        if name in ("tar", "rsync", "grep", "du") and (w.startswith("--exclude=") or words[i - 1] == "--exclude"):
             continue
         path, writes = _named(name, w, words[i - 1])
         if path:
@@ -251,7 +251,8 @@ def _named(name: str, word: str, before: str) -> tuple[str, bool]:
 
 
 def note(call: Call, path: str, *, writes: bool) -> None:
-    reader = None if call.name in _OUTSIDE_ONLY else call.name in READERS
+    shuts = call.name == "chmod" and any(re.fullmatch(r"0?[0-7]00|go=|go-rwx", w) for w in call.words[1:2])
+    reader = None if shuts or call.name in _OUTSIDE_ONLY else call.name in READERS
     opened(call.walk, path, call.scope, call.span, writes=writes, reader=reader)
 
 

@@ -95,7 +95,7 @@ _EMPTIES = re.compile(
 def framework(call: Call) -> Flow | None:
     """Commands of frameworks that drop or empty the database which the project is set up for."""
     said = " ".join([call.name, *map(base, call.words[1:])])
-    if (found := _EMPTIES.search(said)) and "--help" not in call.words:
+    if found := _EMPTIES.search(said):
         call.risk("destructive", f"{found[0][:60]} drops what the database keeps")
     code, language = None, "ruby"
     if call.name == "rails" and {"runner", "r"} & {*call.words[1:2]}:

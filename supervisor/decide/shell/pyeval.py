@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor.decide.shell import pyeffects as e
 from supervisor.decide.shell import pyvalues as v
 from supervisor.decide.shell.flow import DECODED, SETTINGS
+from supervisor.decide.shell.inline import CODE_TEXT
 from supervisor.decide.shell.limits import TooMuch
 from supervisor.decide.shell.pyvalues import UNKNOWN, Method, PathText, Ref, Val
 
@@ -93,6 +94,12 @@ class Evaluator:
             if f"{module}.{node.id}" in e.RUNS_TEXT | e.RUNS_LIST or module in ("os", "shutil"):
                 return Val(Ref(f"{module}.{node.id}"))
         return Val(Ref(node.id))
+
+    def constant(self, node: Any) -> Val:
+        if isinstance(node.value, (str, bytes)):  # code in a text: whoever is handed it may run it
+            said = node.value if isinstance(node.value, str) else node.value.decode(errors="replace")
+            self.found.opaque |= CODE_TEXT.search(said[: v.MAX_TEXT]) is not None
+        return v.constant(node.value)
 
     def attribute(self, node: Any) -> Val:
         of = self.value(node.value)
@@ -187,7 +194,7 @@ class Evaluator:
 _EXPRESSIONS: dict[str, Callable[[Evaluator, Any], Val]] = {
     **dict.fromkeys(("List", "Tuple", "Set"), Evaluator.listed),
     **dict.fromkeys(("ListComp", "GeneratorExp", "SetComp", "DictComp"), Evaluator.comprehension),
-    "Constant": lambda _, node: v.constant(node.value),
+    "Constant": Evaluator.constant,
     "Name": Evaluator.name,
     "Attribute": Evaluator.attribute,
     "BinOp": Evaluator.binop,

@@ -120,7 +120,7 @@ def look(call: Call) -> None:
         if _HIDDEN.match(words[0]):
             call.risk("evasion", f"{words[0]} is a program where nobody looks")
     for w in words:
-        if len(w) > 8 and ("://" in w or "169.254.169.254" in w):
+        if len(w) > 8 and ("://" in w or "169.254.169.254" in w or "metadata.google" in w):
             services.addresses(call, w)
 
 
@@ -237,19 +237,6 @@ _OPENS = re.compile(
 )
 
 
-def _own(call: Call) -> bool:
-    """Whether chown(1) is about files of a workspace, and not for root: the kernel knows whether it may be."""
-    names = operands(call.words)
-    if len(names) < 2 or any(map(unknown, names)) or re.split(r"[:.]", names[0])[0] in ("root", "0", "+0"):
-        return False
-    return not any(
-        places.vast(w, call.scope.cwd) or _OF_SYSTEM.match(places.normal(w, call.scope.cwd)) for w in names[1:]
-    )
-
-
-_OF_SYSTEM = re.compile(r"/(?:bin|boot|dev|etc|lib\w*|opt|proc|root|run|sbin|sys|usr|var)(?:/|$)")
-
-
 def _privilege(call: Call) -> None:
     words = call.words
     if words[1:] in (["--help"], ["--version"]):
@@ -264,9 +251,9 @@ def _privilege(call: Call) -> None:
         return
     if call.name == "sysctl" and not any("=" in w or w in ("-w", "-p") for w in words):
         return
-    if call.name == "nft" and "list" in operands(words)[:1]:
+    if call.name == "nft" and operands(words)[:1] == ["list"] and not any(w[:1] == "-" for w in words):
         return
-    if call.name in ("chown", "chgrp") and _own(call):
+    if call.name in ("chown", "chgrp") and admin.own(call):
         return
     call.risk("privilege", f"{call.name} changes who may do what")
     if call.name in ("iptables", "ip6tables", "nft") and any(w in ("-F", "--flush", "flush") for w in words):
@@ -294,7 +281,9 @@ def _device(call: Call) -> None:
         for w in words
     ):
         return
-    if len(words) > 1 and not {"--no-act", "-n", "--dry-run"} & {*words[1:]}:
+    if call.name in ("wipefs", "sfdisk") and words[1:2] in (["--no-act"], ["-n"]):
+        return
+    if len(words) > 1:
         call.risk("destructive", f"{call.name} works on devices")
 
 
@@ -355,7 +344,9 @@ def _locate(call: Call) -> None:
 def _search(call: Call) -> None:
     words = operands(call.words)
     # In the workspace it is where a setting is read, or a look for what should not be checked in.
-    outside = any(w[:1] in "/~" or ".env" in w or unknown(w) for w in words[1:] if w) or call.stdin is not f.EMPTY
+    outside = bool(call.scope.cwd or call.stdin is not f.EMPTY) or any(
+        w[:1] in "/~" or w[:2] == ".." or ".env" in w or unknown(w) for w in words[1:] if w
+    )
     if outside and any(_KEY_TEXT.search(w) for w in call.words[1:]):
         call.risk("secrets", "looks for keys in files")
     if (

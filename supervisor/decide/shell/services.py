@@ -37,19 +37,24 @@ def _acts(call: Call) -> list[str]:
     return operands(call.words[subcommand(call.words, SUBCOMMANDS.get(call.name, frozenset())) - 1 :])
 
 
+def _shows(word: str, value: str) -> bool:
+    """Whether an option of kubectl asks for more than names: any form of output but these two."""
+    asks = re.match(r"-[a-zA-Z]*o|--out|--temp", word) is not None
+    return asks and not (word in ("-o", "--output") and value in ("wide", "name"))
+
+
 def _secret_printer(call: Call) -> None:
     if "--help" in call.words:
         return
     text = " ".join([call.name, *_acts(call)])
-    shown = option(call.words, "-o", "--output")
-    if call.name in ("kubectl", "oc") and shown not in (None, "wide", "name"):
-        text += f" -o {shown}"
+    if call.name in ("kubectl", "oc") and any(map(_shows, call.words[1:], [*call.words[2:], ""])):
+        text += " -o"
     if re.match(
         r"gh auth token|gcloud auth (?:\S+ )?print-|aws (?:configure (?:get|export)|sts get-session|secretsmanager get"
         r"|ssm get-p)"
         r"|az account get-access|vault (?:read|kv get)|pass (?:show|[^ ]+/)|op (?:read|item get)|bw get"
         r"|security (?:find-|dump-)"
-        r"|(?:kubectl|oc) describe secrets?|(?:kubectl|oc) get secrets?\b.* -o (?!wide|name)"
+        r"|(?:kubectl|oc) describe secrets?|(?:kubectl|oc) get secrets?\b.* -o"
         r"|heroku config|secret-tool lookup|doppler secrets"
         r"|kubectl config view",
         text,
@@ -62,7 +67,7 @@ def _secret_printer(call: Call) -> None:
 
 def _cloud(call: Call, text: str) -> None:
     if re.match(
-        r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|(?:gcloud|az) (?:\S+ ){1,5}delete(?: |$)|gh repo delete"
+        r"aws s3 (?:rb|rm .*)|aws \S+ (?:delete|terminate)-|(?:gcloud|az) (?:.* )?delete(?:-\w+)?(?: |$)|gh repo delete"
         r"|gh api (?=.*\bDELETE\b)\S*|gh api (?=.*refs/heads)(?=.*\bforce=true\b)"
         r"|kubectl drain"
         r"|helm (?:\S+ )?(?:uninstall|delete|del|un)\b"
